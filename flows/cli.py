@@ -1,0 +1,242 @@
+"""The `otmf` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from otmf import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Continual model merging by optimal transport: one shared encoder, task after task merged into it.\n\n"
+    "Start with `otmf init my_line`, then `otmf onboard CARD --line my_line` for each task; `otmf demo` shows it all.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the line of models.", envvar="OTMF_LINE")]
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    name: Annotated[str | None, typer.Option(help="Name of the line and of its MLflow experiment.")] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="Card of the base (where pretrained weights come from); an embedded mixture of pictures otherwise."
+        ),
+    ] = None,
+    params: Annotated[Path | None, typer.Option(help="A params.yaml to start from.")] = None,
+) -> None:
+    """Make a new line of models: a git and DVC folder with its parameters and its base."""
+    from flows import workspace
+
+    with _clear_failures():
+        workspace.create(folder, name=name, base=base, params=params)
+        out.print(f"Line of models in {folder}. Next: otmf onboard CARD --line {folder}")
+
+
+@app.command()
+def onboard(
+    card: Annotated[Path, typer.Argument(help="A task card (YAML).")],
+    line: LineOption = Path(),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
+) -> None:
+    """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate."""
+    from flows import workspace
+
+    with _clear_failures(), _prefect(workspace.open_line(line).root):
+        from flows import warm
+        from flows.onboard import onboard as flow
+
+        with warm.interpreter() as environment:
+            found = flow(str(line), str(card), environment, wait)
+        change = "" if found.bwt is None else f", backward transfer {100 * found.bwt:+.1f} points"
+        out.print(
+            f"{found.task} onboarded as {found.step}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
+            f"{100 * found.acc:.1f} % on average over all tasks{change}"
+        )
+
+
+@app.command()
+def status(line: LineOption = Path()) -> None:
+    """Show the tasks and steps of a line, accuracies, and what is not up to date."""
+    from flows import repro, tracking, workspace
+    from otmf import settings
+
+    with _clear_failures():
+        found = workspace.open_line(line)
+        params = workspace.params(found)
+        order = settings.chain(params.steps)
+        if not order:
+            out.print(f"Line {params.line}: no task yet. Next: otmf onboard CARD --line {line}")
+        else:
+            out.print(_status_table(found, params, order))
+        stale = repro.stale(found.root)
+        out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
+        out.print(f"Tracking: mlflow ui --backend-store-uri {tracking.uri(found)}")
+
+
+@app.command()
+def report(
+    line: LineOption = Path(),
+    output: Annotated[Path | None, typer.Option(help="File to write; report.html in the line otherwise.")] = None,
+) -> None:
+    """Write one self-contained HTML page: accuracies, curves, masks, methods, what each merge saw, versions."""
+    from flows import report as pages
+    from flows import workspace
+
+    with _clear_failures():
+        found = workspace.open_line(line)
+        target = output or found.root / "report.html"
+        pages.write(found, target)
+        out.print(f"Report: {target}")
+
+
+@app.command()
+def compare(
+    line: LineOption = Path(),
+    orders: Annotated[int, typer.Option(min=1, max=10, help="Number of task orders, seeds 42, 43, ...")] = 3,
+) -> None:
+    """Run every method of the methods table over several task orders on the line's experts; print and keep the table."""
+    from flows import compare as comparison
+    from flows import warm, workspace
+
+    with _clear_failures(), warm.interpreter() as environment:
+        found = workspace.open_line(line)
+        comparison.run(found, orders=orders, log=out.print, extra=environment)
+        out.print(comparison.table(found))
+
+
+@app.command()
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    task: Annotated[str, typer.Option(help="Task whose classes to choose from.")],
+    line: LineOption = Path(),
+) -> None:
+    """Print class and probability of images, from the merged model."""
+    from flows import process, workspace
+
+    with _clear_failures():
+        found = workspace.open_line(line)
+        params = workspace.params(found)
+        if task not in params.tasks:
+            raise workspace.WorkspaceError(
+                f"expected a task of this line ({', '.join(params.tasks) or 'none yet'}); received {task!r}; "
+                "choose one of them"
+            )
+        names = [str(path.resolve()) for path in pictures]
+        process.pump(
+            [sys.executable, "-m", "stages", "predict", task, *names],
+            folder=found.root,
+            log=lambda text: None if text.startswith("otmf: ") else out.print(text, markup=False),
+        )
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="Folder of the demo's line.")] = Path("demo")) -> None:
+    """Run the main job on embedded data: a base, five tasks arriving one by one, a table of methods, a report."""
+    with _clear_failures(), _prefect(folder):
+        from flows import demo as demonstration
+
+        demonstration.run(folder, out)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        out.print(f"otmf {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    app()
+
+
+def _status_table(found, params, order: list[str]) -> Table:
+    result = json.loads(found.evaluation(order[-1]).read_text(encoding="utf-8"))
+    latest = {row["task"]: row["accuracy"] for row in result["rows"] if row["step"] == order[-1]}
+    acc = f"ACC {100 * result['acc']:.1f} %" + (
+        f", BWT {100 * result['bwt']:+.1f}" if result["bwt"] is not None else ""
+    )
+    table = Table(title=f"Line {params.line} after {order[-1]}: {acc} (accuracies in %)")
+    for column in ("step", "task", "method", "base", "fine-tuned", "merged"):
+        table.add_column(column, justify="right" if column in ("base", "fine-tuned", "merged") else "left")
+    for name in order:
+        step, reference = params.steps[name], result["references"][params.steps[name].task]
+        table.add_row(
+            name,
+            step.task,
+            step.merge.method,
+            f"{100 * reference['base']:.1f}",
+            f"{100 * reference['finetuned']:.1f}",
+            f"{100 * latest[step.task]:.1f}",
+        )
+    return table
+
+
+@contextmanager
+def _prefect(line: Path) -> Iterator[None]:
+    """Prefect with a home inside the line, short log lines and no telemetry, unless the user has set them."""
+    from flows import process
+
+    for key, value in process.QUIET.items():
+        os.environ[key] = value
+    defaults = {
+        "PREFECT_HOME": str((line / ".otmf" / "prefect").resolve()),
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(message)s",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    }
+    if os.environ.get("PREFECT_API_URL"):
+        del defaults["PREFECT_HOME"]
+    else:
+        (line / ".otmf").mkdir(exist_ok=True)
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+    yield
+
+
+@contextmanager
+def _clear_failures() -> Iterator[None]:
+    """Turns expected errors into one sentence on stderr and exit code 1; an interrupt into exit code 130."""
+    from flows import process, workspace
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("otmf: interrupted; the line is as it was", markup=False)
+        raise typer.Exit(130) from None
+    except (process.ProcessError, workspace.WorkspaceError, ValueError, OSError) as error:
+        if os.environ.get("OTMF_DEBUG"):
+            raise
+        err.print(f"otmf: {_sentence(error)}", markup=False)
+        raise typer.Exit(1) from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        target = f" ({error.filename})" if error.filename else ""
+        return (
+            f"expected to read and write files of the line; received: {error.strerror}{target}; free disk space or mend the "
+            "permissions, then run it again"
+        )
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Child processes: arguments as lists, output line by line, ended with their parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+class ProcessError(RuntimeError):
+    """A child process that failed. The message is its last clear sentence."""
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment with our interpreter first in PATH and telemetry off."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, **QUIET, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:
+    """Standard output of a short command.
+
+    Raises:
+        ProcessError: with its last line of output, if it fails.
+    """
+    done = subprocess.run(
+        list(arguments), cwd=folder, env=environment(extra), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ProcessError(_last_sentence([*done.stdout.splitlines(), *done.stderr.splitlines()], arguments))
+    return done.stdout
+
+
+def pump(
+    arguments: Sequence[str], *, folder: Path, log: Callable[[str], None], extra: Mapping[str, str] | None = None
+) -> list[str]:
+    """All output lines of a long command, each handed to `log` as it comes.
+
+    The command runs in a session of its own: an interrupt reaches this process alone, which then ends the command and
+    all its children before it goes on.
+
+    Raises:
+        ProcessError: if it fails.
+    """
+    lines: list[str] = []
+    process = subprocess.Popen(
+        list(arguments),
+        cwd=folder,
+        env=environment(extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            log(lines[-1])
+        code = process.wait()
+    except BaseException:
+        end(process)
+        raise
+    if code != 0:
+        raise ProcessError(_last_sentence(lines, arguments))
+    return lines
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process started in a session of its own, with its children: first asked, then killed."""
+    for sign, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _last_sentence(lines: list[str], arguments: Sequence[str]) -> str:
+    ours = [line.removeprefix("otmf: ") for line in lines if line.startswith("otmf: ")]
+    if ours:
+        return ours[-1]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith(("ERROR: ", "error: ", "fatal: "))]
+    text = (errors or [line for line in lines if line.strip()] or ["no output"])[0 if errors else -1]
+    return f"expected `{' '.join(arguments[:3])}` to succeed; received: {text}; see the log above"

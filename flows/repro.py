@@ -1,0 +1,73 @@
+"""The only place that starts DVC."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from flows import process
+
+Outcome = Literal["ran", "restored", "unchanged"]
+_RUNNING = re.compile(r"^Running stage '(.+)':$")
+_RESTORED = re.compile(r"^Stage '(.+)' is cached - skipping run")
+_DVC = (sys.executable, "-m", "dvc")
+
+
+def stage(line: Path, target: str, *, log: Callable[[str], None], extra: Mapping[str, str] | None = None) -> Outcome:
+    """Brings one stage up to date; says whether it ran, was restored from the cache, or had nothing to do.
+
+    Raises:
+        ProcessError: with the stage's own sentence, if it fails.
+    """
+    lines = process.pump(
+        [*_DVC, "--wait-for-lock", "repro", "--single-item", target], folder=line, log=log, extra=extra
+    )
+    if any(_RESTORED.match(found) for found in lines):
+        return "restored"
+    return "ran" if any(_RUNNING.match(found) for found in lines) else "unchanged"
+
+
+def all_stages(line: Path, *, log: Callable[[str], None], extra: Mapping[str, str] | None = None) -> list[str]:
+    """Brings the whole line up to date; returns the names of the stages that ran."""
+    lines = process.pump([*_DVC, "--wait-for-lock", "repro"], folder=line, log=log, extra=extra)
+    return [found.group(1) for found in map(_RUNNING.match, lines) if found]
+
+
+def start(line: Path) -> None:
+    """Makes a git folder a DVC folder: telemetry off, hard links before copies."""
+    _call(line, "init", "--quiet")
+    for name, value in (
+        ("core.analytics", "false"),
+        ("core.check_update", "false"),
+        ("core.autostage", "false"),
+        ("cache.type", "reflink,hardlink,copy"),
+    ):
+        _call(line, "config", name, value)
+
+
+def share_cache(line: Path, owner: Path) -> None:
+    """Lets a clone use the owner's cache, as a setting that is not versioned."""
+    _call(line, "cache", "dir", "--local", str((owner / ".dvc/cache").resolve()))
+
+
+def track(line: Path, path: Path) -> None:
+    """Puts a folder of data under DVC."""
+    _call(line, "add", "--quiet", str(path.relative_to(line)))
+
+
+def checkout(line: Path, targets: Sequence[str] = ()) -> None:
+    """Brings data and outputs in line with dvc.lock, from the cache."""
+    _call(line, "checkout", "--quiet", "--force", "--allow-missing", *targets)
+
+
+def stale(line: Path) -> list[str]:
+    """Names of stages and data that are not up to date."""
+    text = process.run([*_DVC, "status"], folder=line)
+    return [found[:-1] for found in text.splitlines() if found and not found[0].isspace() and found.endswith(":")]
+
+
+def _call(line: Path, *arguments: str) -> str:
+    return process.run([*_DVC, *arguments], folder=line)

@@ -1,0 +1,221 @@
+"""A line of models as a git and DVC folder: made, attempted on in a clone, and changed only by whole commits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from importlib import resources
+from io import StringIO
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from flows import process, repro
+from otmf import cards, images, layout, settings
+
+TEMPLATE = ("dvc.yaml", "params.yaml", "data/backbones")
+IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/report.html\n"
+
+
+class WorkspaceError(RuntimeError):
+    """A folder that cannot be worked on. The message says what was expected, received and what to do."""
+
+
+def template() -> Path:
+    """The folder with the files a new line starts from: inside the installed package, or the repository's root."""
+    packaged = Path(str(resources.files("flows"))) / "template"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent
+
+
+def create(folder: Path, *, name: str | None = None, base: Path | None = None, params: Path | None = None) -> None:
+    """A new line of models in a folder that does not exist or is empty, committed; made whole or not at all.
+
+    Args:
+        folder: where.
+        name: of the line; the folder's own name if that is a slug, else `line`.
+        base: a base card; the embedded mixture's otherwise.
+        params: a params.yaml to start from; the template's otherwise.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WorkspaceError(
+            f"expected a new or empty folder; received {folder}, which has content; choose another name"
+        )
+    base = base or template() / "data/cards/pretrained.yaml"
+    card = cards.read_base(base)
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _fill(folder, card, base, params or template() / "params.yaml", name or _slug(folder))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if existed:
+            folder.mkdir()
+        raise
+
+
+def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: str) -> None:
+    line = layout.Layout(folder.resolve())
+    for part in TEMPLATE:
+        source, target = template() / part, line.root / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    document = _round_trip().load(params.read_text(encoding="utf-8"))
+    document["line"] = name
+    write_params(line, document)
+    line.base_card.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(base, line.base_card)
+    (line.root / ".gitignore").write_text(IGNORED, encoding="utf-8")
+    images.gather_base(card, base.parent, line.raw("pretrained"))
+    git(line.root, "init", "--quiet", "--initial-branch", "main")
+    repro.start(line.root)
+    repro.track(line.root, line.raw("pretrained"))
+    commit(line.root, f"Start line {name}")
+
+
+def open_line(folder: Path) -> layout.Layout:
+    """The line in a folder.
+
+    Raises:
+        WorkspaceError: if there is none.
+    """
+    line = layout.Layout(folder.resolve())
+    if not (line.params.is_file() and (line.root / ".dvc").is_dir() and (line.root / ".git").exists()):
+        raise WorkspaceError(
+            f"expected a line of models in {folder}; received a folder without one; make it with `otmf init`, or "
+            "name another with --line"
+        )
+    return line
+
+
+def params(line: layout.Layout) -> settings.Params:
+    """The line's parameters, checked as a whole."""
+    return settings.check(read_params(line))
+
+
+def read_params(line: layout.Layout):
+    """params.yaml as a document that keeps comments. Raises SettingsError if it does not parse."""
+    try:
+        return _round_trip().load(line.params.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise settings.SettingsError(
+            f"expected YAML in params.yaml; received {' '.join(str(error).split())[:300]}; mend the file"
+        ) from error
+
+
+def write_params(line: layout.Layout, document) -> None:
+    """params.yaml from a document, after a check of the whole."""
+    settings.check(_plain(document))
+    stream = StringIO()
+    _round_trip().dump(document, stream)
+    part = line.params.with_suffix(".part")
+    part.write_text(stream.getvalue(), encoding="utf-8")
+    part.replace(line.params)
+
+
+@contextlib.contextmanager
+def locked(line: layout.Layout, *, patience: float = 0) -> Iterator[None]:
+    """Holds the line for one change at a time; the lock ends with its holder.
+
+    Raises:
+        WorkspaceError: if another process holds it for longer than `patience` seconds.
+    """
+    line.private.mkdir(exist_ok=True)
+    try:
+        with FileLock(line.private / "lock", timeout=patience):
+            yield
+    except Timeout as error:
+        raise WorkspaceError(
+            f"expected {line.root.name} to be free; received a line that another onboarding holds; wait for it, or "
+            "pass --wait SECONDS"
+        ) from error
+
+
+def require_clean(line: layout.Layout) -> None:
+    """Refuses a line with uncommitted changes, which a new commit would swallow or trip over."""
+    changed = git(line.root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    if changed:
+        raise WorkspaceError(
+            f"expected a line without uncommitted changes; received {', '.join(entry[3:] for entry in changed[:3])}; "
+            "commit or undo them with git first"
+        )
+
+
+def begin(line: layout.Layout, name: str) -> layout.Layout:
+    """A clone of the line to attempt a change in, with the line's DVC cache; an older attempt of that name goes.
+
+    Nothing in the line itself changes until `land`; a failed attempt stays where it is, to be looked at.
+    """
+    folder = line.private / "attempts" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    git(line.root, "clone", "--quiet", "--shared", "--no-tags", str(line.root), str(folder))
+    attempt = layout.Layout(folder)
+    repro.share_cache(attempt.root, line.root)
+    repro.checkout(attempt.root)
+    return attempt
+
+
+def commit(folder: Path, message: str) -> str:
+    """Commits everything that is not ignored; returns the commit's hash (the present one if nothing changed)."""
+    git(folder, "add", "--all")
+    if git(folder, "status", "--porcelain"):
+        git(folder, "commit", "--quiet", "--no-verify", "--message", message)
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+def land(line: layout.Layout, attempt: layout.Layout) -> None:
+    """Moves the line to the attempt's commit, forward only, and brings its outputs there; then the attempt goes."""
+    git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), "HEAD")
+    git(line.root, "merge", "--quiet", "--ff-only", "FETCH_HEAD")
+    repro.checkout(line.root)
+    shutil.rmtree(attempt.root, ignore_errors=True)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Output of a git command in a folder, with an author where none is configured and no hooks of the user's."""
+    return process.run(
+        ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", *arguments],
+        folder=folder,
+        extra=_author(),
+    )
+
+
+def _author() -> dict[str, str]:
+    fallback = {"NAME": "otmf", "EMAIL": "otmf@localhost"}
+    return {
+        f"GIT_{role}_{part}": os.environ.get(f"GIT_{role}_{part}", value)
+        for role in ("AUTHOR", "COMMITTER")
+        for part, value in fallback.items()
+        if not _configured(part.lower())
+    }
+
+
+def _configured(part: str) -> bool:
+    try:
+        return bool(process.run(["git", "config", f"user.{part}"], folder=Path.home()).strip())
+    except process.ProcessError:
+        return False
+
+
+def _slug(folder: Path) -> str:
+    try:
+        return cards.check_slug(folder.resolve().name.lower())
+    except ValueError:
+        return "line"
+
+
+def _round_trip() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.width = 120
+    return yaml
+
+
+def _plain(document) -> object:
+    if isinstance(document, dict):
+        return {str(key): _plain(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [_plain(value) for value in document]
+    return document

@@ -1,0 +1,185 @@
+"""Task cards: what a task owner submits. A card names the task, its classes and where its images (or its checkpoint) are."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+MAX_CARD_BYTES = 1 << 20
+MAX_NAME_LENGTH = 40
+_SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
+RESERVED_NAMES = ("pretrained",)
+
+
+class CardError(ValueError):
+    """A card that cannot be used. The message says what was expected, what was received and what to do."""
+
+
+def check_slug(name: str) -> str:
+    """The name itself, if it is safe as a file, stage and parameter name; raises ValueError otherwise."""
+    if not _SLUG.match(name):
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise ValueError(
+            f"expected a name of at most {MAX_NAME_LENGTH} lower-case letters, digits, - and _ that starts "
+            f"with a letter; received {shown!r}; rename the task"
+        )
+    if name in RESERVED_NAMES:
+        raise ValueError(f"expected a name other than {', '.join(RESERVED_NAMES)}; received {name!r}; rename the task")
+    return name
+
+
+Slug = Annotated[str, AfterValidator(check_slug)]
+ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Checkpoint(_Strict):
+    """An encoder fine-tuned elsewhere: a file of weights, and optionally its classification head.
+
+    `head` is a safetensors file with `weight` (classes, features) and optionally `bias` (classes,), applied to
+    L2-normalised features.
+    """
+
+    path: str
+    head: str | None = None
+
+
+class Card(_Strict):
+    """One task: its name, where its images come from, and what may be said about it.
+
+    `source` is `npz` (arrays train_x, train_y, test_x, test_y), `folder` (train/<class>/*.png, test/<class>/*.png) or
+    `embedded` (a task that ships with otmf, named by `path`). Paths are relative to the card's own folder.
+    With `checkpoint`, nothing is trained: `train` images then serve the merge alone and need no labels.
+    """
+
+    name: Slug
+    source: Literal["npz", "folder", "embedded"]
+    path: str
+    classes: tuple[ClassName, ...] | None = None
+    prompts: tuple[str, ...] = ("a photo of a {}.",)
+    checkpoint: Checkpoint | None = None
+    title: str = ""
+    description: str = ""
+    owner: str = ""
+    licence: str = ""
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    head: dict[str, Any] = Field(default_factory=dict)
+    merge: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> Card:
+        if self.classes is None:
+            if self.source == "folder":
+                raise ValueError("expected `classes`, one name per folder of images; received none; list them")
+            return self
+        doubled = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if doubled:
+            raise ValueError(f"expected distinct classes; received {doubled[:3]} more than once; name each class once")
+        if len(self.classes) < 2:
+            raise ValueError(f"expected at least 2 classes; received {len(self.classes)}; a task tells classes apart")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_have_a_place(self) -> Card:
+        bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
+        if bad or not self.prompts:
+            raise ValueError(f"expected prompts with one {{}} for the class name; received {bad[:3]}; mend them")
+        return self
+
+
+class BaseCard(_Strict):
+    """The base of a line of models: where theta0 comes from.
+
+    `train` pretrains on the labelled images of the parts named below, `checkpoint` reads a file of weights, `tag`
+    takes open_clip's weights of that tag (needs the network once).
+    """
+
+    name: Literal["pretrained"] = "pretrained"
+    source: Literal["train", "checkpoint", "tag"]
+    parts: tuple[Card, ...] = ()
+    path: str | None = None
+    tag: str | None = None
+    licence: str = ""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _has_what_its_source_needs(self) -> BaseCard:
+        needed = {"train": "parts", "checkpoint": "path", "tag": "tag"}[self.source]
+        if not getattr(self, needed):
+            raise ValueError(f"expected `{needed}` for a base with source {self.source}; received none; add it")
+        return self
+
+
+def read(path: Path) -> Card:
+    """The task card in a YAML file, checked.
+
+    Raises:
+        CardError: if the file is absent, too large, not YAML, or not a card; all mistakes in one sentence.
+    """
+    return _parse(Card, path)
+
+
+def read_base(path: Path) -> BaseCard:
+    """The base card in a YAML file, checked. Raises CardError as `read` does."""
+    return _parse(BaseCard, path)
+
+
+def dump(card: Card) -> str:
+    """The card as YAML text that `read` accepts, with defaults left out."""
+    stream = StringIO()
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    yaml.dump(card.model_dump(mode="json", exclude_defaults=True), stream)
+    return stream.getvalue()
+
+
+def describe_errors(error: ValidationError) -> str:
+    """All mistakes of a pydantic error in one line, each with the place it stands at."""
+    return "; ".join(_describe(mistake) for mistake in error.errors())
+
+
+def _describe(mistake: Any) -> str:
+    place = ".".join(str(part) for part in mistake["loc"]) or "as a whole"
+    if mistake["type"] == "extra_forbidden":
+        return f"{place}: expected a known key; received an unknown one; remove it or correct its spelling"
+    if mistake["type"] == "missing":
+        return f"{place}: expected a value; received none; add it"
+    text = mistake["msg"].removeprefix("Value error, ")
+    if text.startswith("expected"):
+        return f"{place}: {text}"
+    received = repr(mistake["input"])
+    return f"{place}: {text}; received {received if len(received) < 80 else received[:77] + '...'}; correct it"
+
+
+def _parse(model: type[Any], path: Path) -> Any:
+    if not path.is_file():
+        raise CardError(f"expected a card (a YAML file); received {path}, which is not a file; check the path")
+    if path.stat().st_size > MAX_CARD_BYTES:
+        raise CardError(
+            f"expected a card of at most {MAX_CARD_BYTES} bytes; received {path} with "
+            f"{path.stat().st_size}; point to images by path instead of listing them"
+        )
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise CardError(
+            f"expected YAML in {path}; received text that does not parse ({reason[:300]}); mend it"
+        ) from error
+    if not isinstance(content, dict):
+        raise CardError(
+            f"expected a mapping of keys in {path}; received {type(content).__name__}; write `name: ...` lines"
+        )
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise CardError(f"card {path}: {describe_errors(error)}") from error

@@ -1,0 +1,105 @@
+"""The training loop: cross-entropy on batches it is given, through a function it is given. Used for bases and tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from otmf import settings, task_vectors
+
+Report = Callable[[int, float], None]
+
+
+def train(
+    state: Mapping[str, Tensor],
+    *,
+    logits: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    options: settings.Training,
+    label_smoothing: float = 0.0,
+    report: Report | None = None,
+) -> task_vectors.State:
+    """The state after training all floating-point tensors by cross-entropy.
+
+    AdamW (decay on matrices alone), linear warm-up, cosine decay to zero, gradients clipped at norm 1, inputs moved at
+    random by up to `options.shift` pixels.
+
+    Args:
+        state: where to start; not modified. On the device to train on.
+        logits: (state, inputs) -> (n, classes).
+        inputs: shape (n, channels, height, width), on that device.
+        labels: shape (n,), whole numbers.
+        options: all settings of the run.
+        label_smoothing: in [0, 1).
+        report: called after each epoch with its number from 1 and the mean loss.
+
+    Raises:
+        ValueError: if the loss is not finite.
+    """
+    trained = {key: value.clone().requires_grad_(value.is_floating_point()) for key, value in state.items()}
+    parameters = [value for value in trained.values() if value.requires_grad]
+    optimiser = _optimiser(parameters, options)
+    generator = torch.Generator().manual_seed(options.seed)
+    batches = max(1, len(inputs) // options.batch_size)
+    total = options.epochs * batches
+    for epoch in range(options.epochs):
+        order = torch.randperm(len(inputs), generator=generator)
+        losses = 0.0
+        for batch in range(batches):
+            chosen = order[batch * options.batch_size : (batch + 1) * options.batch_size]
+            moved = shift(inputs[chosen], options.shift, generator=generator)
+            loss = functional.cross_entropy(logits(trained, moved), labels[chosen], label_smoothing=label_smoothing)
+            _set_rate(
+                optimiser, rate_factor(epoch * batches + batch, total, warmup=options.warmup) * options.learning_rate
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            losses += float(loss.detach())
+        if not math.isfinite(losses):
+            raise ValueError(f"expected a finite loss; received {losses} in epoch {epoch + 1}; lower the learning rate")
+        if report is not None:
+            report(epoch + 1, losses / batches)
+    return {key: value.detach() for key, value in trained.items()}
+
+
+def rate_factor(step: int, total: int, *, warmup: float) -> float:
+    """The factor of the learning rate at a step: rising linearly over `warmup` of all steps, then half a cosine to 0."""
+    rising = max(1, round(warmup * total))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def shift(inputs: Tensor, pixels: int, *, generator: torch.Generator) -> Tensor:
+    """Images (n, c, h, w), each moved by its own random number of pixels, up to `pixels`; edges are repeated."""
+    if pixels == 0:
+        return inputs
+    count, _, height, width = inputs.shape
+    padded = functional.pad(inputs, (pixels,) * 4, mode="replicate")
+    down = torch.randint(2 * pixels + 1, (count,), generator=generator).to(inputs.device)
+    right = torch.randint(2 * pixels + 1, (count,), generator=generator).to(inputs.device)
+    rows = (down[:, None] + torch.arange(height, device=inputs.device))[:, None, :, None]
+    columns = (right[:, None] + torch.arange(width, device=inputs.device))[:, None, None, :]
+    images = torch.arange(count, device=inputs.device)[:, None, None, None]
+    channels = torch.arange(inputs.shape[1], device=inputs.device)[None, :, None, None]
+    return padded[images, channels, rows, columns]
+
+
+def _optimiser(parameters: list[Tensor], options: settings.Training) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [value for value in parameters if value.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [value for value in parameters if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,247 @@
+"""OTMF: the fused vector, and the loop that learns its masks by matching features. Source: arXiv:2511.19561.
+
+Symbols: theta0 pretrained state, D merged vector so far (*pre*), tau task vector of the new task (*post*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from otmf import masks, settings, task_vectors, transport
+
+Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+Report = Callable[[int, str, float], None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side of a merge is trained on: inputs, and the features the merged model should give them.
+
+    Attributes:
+        inputs: shape (n, ...), what `features` takes.
+        targets: shape (n, d), the teacher's features of the same inputs, computed once per step.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge step's outcome: the merged vector, the masks that made it, and how they were learned.
+
+    Attributes:
+        vector: fused vector, to be added to theta0.
+        masks: `pre` and `post`, each name -> mask; empty at the first step, which returns tau whole.
+        trace: one entry per optimiser step and side: step, side, loss.
+        cost_before, cost_after: for each side the Sinkhorn divergence of one fixed batch, with masks at one and as learned.
+    """
+
+    vector: task_vectors.Vector
+    masks: dict[str, masks.Masks] = field(default_factory=dict)
+    trace: list[dict[str, float | int | str]] = field(default_factory=list)
+    cost_before: dict[str, float] = field(default_factory=dict)
+    cost_after: dict[str, float] = field(default_factory=dict)
+
+
+def weights(options: settings.Merge) -> tuple[float, float]:
+    """The factors of M_pre (.) D and M_post (.) tau: (alpha, 1 - alpha) if convex, (1, scale) if a sum."""
+    return (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
+
+
+def fuse(
+    merged_vector: Mapping[str, Tensor],
+    task_vector: Mapping[str, Tensor],
+    pre: Mapping[str, Tensor],
+    post: Mapping[str, Tensor],
+    *,
+    options: settings.Merge,
+) -> task_vectors.Vector:
+    """The fused vector a * M_pre (.) D + b * M_post (.) tau, with a, b as in `weights`.
+
+    Args:
+        merged_vector: D, name -> tensor.
+        task_vector: tau, over the same keys.
+        pre, post: M_pre and M_post, masks that broadcast against D and tau.
+        options: `combination`, `alpha` and `scale` are read.
+
+    Source: arXiv:2511.19561, section 3; the sum is this project's.
+    """
+    a, b = weights(options)
+    return {
+        key: (pre[key] * merged_vector[key]).mul_(a).addcmul_(post[key], task_vector[key], value=b)
+        for key in task_vector
+    }
+
+
+def merge_step(
+    pretrained: Mapping[str, Tensor],
+    merged_vector: Mapping[str, Tensor] | None,
+    task_vector: Mapping[str, Tensor],
+    *,
+    features: Features,
+    pre: Side | None,
+    post: Side | None,
+    options: settings.Merge,
+    report: Report | None = None,
+) -> Merged:
+    """One merge: the new task vector fused into the merged vector, with masks learned by matching features.
+
+    The first step (no merged vector yet) returns the task vector whole. Later steps start both masks at one and take
+    `options.steps` Adam steps. Alternating, even steps take a batch of `pre` and update M_pre only, odd ones a batch
+    of `post` and update M_post only; otherwise each step takes a batch of either and updates both.
+
+    Args:
+        pretrained: theta0, on the device to compute on; buffers of whole numbers are used as they are.
+        merged_vector: D, or None at the first step.
+        task_vector: tau.
+        features: (state, inputs) -> (n, d), differentiable in the state.
+        pre, post: what the two sides are trained on; None where that side may see nothing.
+        options: all settings of the step.
+        report: called after each optimiser step with its number, the side and the loss.
+
+    Raises:
+        ValueError: if the vectors' keys differ, or a loss is not finite.
+
+    Source: arXiv:2511.19561, section 3.
+    """
+    if merged_vector is None:
+        return Merged({key: value.clone() for key, value in task_vector.items()})
+    task_vectors.check_alike(merged_vector, task_vector)
+    learner = _Learner(
+        pretrained,
+        merged_vector,
+        task_vector,
+        features=features,
+        options=options,
+        sides={name: side for name, side in (("pre", pre), ("post", post)) if side is not None},
+    )
+    before = learner.costs()
+    trace = learner.run(report or (lambda step, side, loss: None))
+    after = learner.costs()
+    return Merged(learner.vector(), learner.masks, trace, before, after)
+
+
+class _Learner:
+    """The state of one mask training: masks, their Adam optimisers, and the student's parameters as leaves.
+
+    Gradients flow to the student's parameters; the chain rule to the masks is one product per tensor, done in place.
+    That keeps the graph of the fused state out of memory: theta0, D, tau, theta, two masks, four moments, gradients.
+    """
+
+    def __init__(
+        self,
+        pretrained: Mapping[str, Tensor],
+        merged_vector: Mapping[str, Tensor],
+        task_vector: Mapping[str, Tensor],
+        *,
+        features: Features,
+        options: settings.Merge,
+        sides: dict[str, Side],
+    ) -> None:
+        self.pretrained, self.features, self.options, self.sides = pretrained, features, options, sides
+        self.vectors = {"pre": merged_vector, "post": task_vector}
+        self.masks = {name: masks.new(vector, granularity=options.granularity) for name, vector in self.vectors.items()}
+        self.factors = dict(zip(("pre", "post"), weights(options), strict=True))
+        self.optimisers = {
+            name: torch.optim.Adam(mask.values(), lr=options.learning_rate, fused=True)
+            for name, mask in self.masks.items()
+        }
+        self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
+        self.state = {**pretrained, **self.student}
+        self.objective = transport.OBJECTIVES[options.objective]
+        self._fuse()
+
+    def run(self, report: Report) -> list[dict[str, float | int | str]]:
+        """Trains the masks; returns the loss of every side at every step."""
+        batches = {
+            name: _batches(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
+            for place, (name, side) in enumerate(self.sides.items())
+        }
+        trace: list[dict[str, float | int | str]] = []
+        for step in range(self.options.steps):
+            active = self._active(step)
+            if not active:
+                continue
+            losses = {name: self._loss(name, next(batches[name])) for name in active}
+            updated = active if self.options.alternate else ("pre", "post")
+            self._update(torch.stack(list(losses.values())).sum(), updated)
+            for name, loss in losses.items():
+                value = _finite(float(loss.detach()), name, step)
+                trace.append({"step": step, "side": name, "loss": value})
+                report(step, name, value)
+        return trace
+
+    def costs(self) -> dict[str, float]:
+        """The Sinkhorn divergence between student and teacher on the first batch of each side's inputs."""
+        with torch.no_grad():
+            return {
+                name: float(
+                    transport.sinkhorn_divergence(
+                        self.features(self.state, side.inputs[: self.options.batch_size]),
+                        side.targets[: self.options.batch_size],
+                        epsilon=self.options.epsilon,
+                    )
+                )
+                for name, side in self.sides.items()
+            }
+
+    def vector(self) -> task_vectors.Vector:
+        """The fused vector with the masks as learned."""
+        return fuse(
+            self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], options=self.options
+        )
+
+    def _active(self, step: int) -> tuple[str, ...]:
+        if not self.options.alternate:
+            return tuple(self.sides)
+        name = ("pre", "post")[step % 2]
+        return (name,) if name in self.sides else ()
+
+    def _loss(self, name: str, positions: Tensor) -> Tensor:
+        side = self.sides[name]
+        student = self.features(self.state, side.inputs[positions])
+        return self.objective(student, side.targets[positions], epsilon=self.options.epsilon)
+
+    def _update(self, loss: Tensor, names: tuple[str, ...]) -> None:
+        gradients = torch.autograd.grad(loss, list(self.student.values()))
+        for place, name in enumerate(names):
+            last = place == len(names) - 1
+            for key, gradient in zip(self.student, gradients, strict=True):
+                mask = self.masks[name][key]
+                own = gradient if last else gradient.clone()
+                mask.grad = masks.pull_back(own, self.vectors[name][key], mask.shape).mul_(self.factors[name])
+        del gradients
+        for name in names:
+            self.optimisers[name].step()
+            self.optimisers[name].zero_grad(set_to_none=True)
+        self._fuse()
+
+    def _fuse(self) -> None:
+        with torch.no_grad():
+            for key, theta in self.student.items():
+                theta.copy_(self.pretrained[key])
+                for name in ("pre", "post"):
+                    theta.addcmul_(self.masks[name][key], self.vectors[name][key], value=self.factors[name])
+
+
+def _batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
+    """Positions of mini-batches without end: each pass a new permutation, the last part of a pass that does not fill
+    a batch left out (all positions at once where there are fewer than a batch)."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield from order.split(size)[: max(count // size, 1)]
+
+
+def _finite(loss: float, side: str, step: int) -> float:
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise ValueError(
+            f"expected a finite loss on the {side} side; received {loss} at step {step}; lower the learning rate or "
+            "check the task vector"
+        )
+    return loss

@@ -1,0 +1,110 @@
+"""Classification heads: linear maps on L2-normalised features. Zero-shot, class prototypes, probes, and tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from otmf import settings
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head.
+
+    Attributes:
+        weight: shape (classes, d); the scale of the logits is folded in.
+        bias: shape (classes,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (n, classes) of features (n, d): weight @ features / |features| + bias."""
+        return functional.linear(functional.normalize(features, dim=-1), self.weight, self.bias)
+
+
+def zero_shot(embeddings: Tensor, *, scale: float) -> Head:
+    """The head whose class vectors are text embeddings of the class names.
+
+    Args:
+        embeddings: shape (classes, prompts, d); normalised, averaged over the prompts, normalised again.
+        scale: factor of the cosine, CLIP's logit scale.
+
+    Source: Radford et al. (2021), arXiv:2103.00020, section 3.1.
+    """
+    mean = functional.normalize(embeddings, dim=-1).mean(dim=1)
+    return _from_directions(mean, scale)
+
+
+def prototype(features: Tensor, labels: Tensor, *, classes: int, scale: float) -> Head:
+    """The head whose class vectors are means of normalised features of a few labelled inputs.
+
+    Args:
+        features: shape (n, d), of the base.
+        labels: shape (n,), from 0 to classes - 1, each class present.
+        classes: number of classes.
+        scale: factor of the cosine.
+
+    Raises:
+        ValueError: if a class has no input.
+
+    Source: Snell et al. (2017), arXiv:1703.05175, with cosine similarity.
+    """
+    _require_all_classes(labels, classes)
+    sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, functional.normalize(features, dim=-1))
+    return _from_directions(sums / torch.bincount(labels, minlength=classes)[:, None], scale)
+
+
+def probe(
+    features: Tensor, labels: Tensor, *, classes: int, seed: int, steps: int = 200, learning_rate: float = 0.05
+) -> Head:
+    """The linear head fitted to frozen features by cross-entropy, from zero weights; arguments as in `prototype`."""
+    _require_all_classes(labels, classes)
+    start = Head(features.new_zeros(classes, features.shape[1]), features.new_zeros(classes))
+    options = settings.HeadTune(steps=steps, learning_rate=learning_rate, batch_size=min(256, len(labels)), seed=seed)
+    return tune(start, features, labels, options=options)
+
+
+def tune(head: Head, features: Tensor, labels: Tensor, *, options: settings.HeadTune) -> Head:
+    """The head after `options.steps` Adam steps of cross-entropy on frozen features.
+
+    Args:
+        head: where to start.
+        features: shape (n, d), of the merged model.
+        labels: shape (n,).
+        options: steps, learning_rate, batch_size and seed are read.
+    """
+    weight, bias = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
+    optimiser = torch.optim.Adam([weight, bias], lr=options.learning_rate)
+    generator = torch.Generator().manual_seed(options.seed)
+    for _ in range(options.steps):
+        chosen = torch.randint(len(labels), (options.batch_size,), generator=generator)
+        loss = functional.cross_entropy(Head(weight, bias).logits(features[chosen]), labels[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return Head(weight.detach(), bias.detach())
+
+
+def accuracy(head: Head, features: Tensor, labels: Tensor) -> float:
+    """The fraction of inputs whose largest logit is at their label, in [0, 1]."""
+    return float((head.logits(features).argmax(dim=-1) == labels).double().mean())
+
+
+def _from_directions(directions: Tensor, scale: float) -> Head:
+    weight = functional.normalize(directions, dim=-1) * scale
+    return Head(weight, weight.new_zeros(len(weight)))
+
+
+def _require_all_classes(labels: Tensor, classes: int) -> None:
+    counts = torch.bincount(labels, minlength=classes)
+    if len(counts) != classes or int(counts.min()) == 0:
+        raise ValueError(
+            f"expected labelled inputs of each of {classes} classes; received counts {counts.tolist()[:12]}; add "
+            "images of the missing classes"
+        )

@@ -1,0 +1,64 @@
+"""Where each thing of a line of models lies, below the line's folder. The paths of dvc.yaml, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one line of models.
+
+    Attributes:
+        root: the line's folder, with dvc.yaml and params.yaml.
+    """
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def base_card(self) -> Path:
+        return self.root / "data/cards/pretrained.yaml"
+
+    @property
+    def pretrained(self) -> Path:
+        return self.root / "data/models/pretrained"
+
+    @property
+    def private(self) -> Path:
+        """Run-time state that is neither versioned nor shared: tracking store, Prefect's home, attempts, locks."""
+        return self.root / ".otmf"
+
+    def card(self, task: str) -> Path:
+        return self.root / f"data/cards/{task}.yaml"
+
+    def raw(self, task: str) -> Path:
+        return self.root / f"data/raw/{task}"
+
+    def finetuned(self, task: str) -> Path:
+        return self.root / f"data/models/finetuned/{task}"
+
+    def task_vector(self, task: str) -> Path:
+        return self.root / f"data/models/task_vectors/{task}"
+
+    def merged(self, step: str) -> Path:
+        return self.root / f"data/models/merged/{step}"
+
+    def masks(self, step: str) -> Path:
+        return self.root / f"data/models/masks/{step}"
+
+    def heads(self, step: str) -> Path:
+        return self.root / f"data/models/heads/{step}"
+
+    def manifest(self, task: str) -> Path:
+        return self.root / f"data/results/splits/{task}.json"
+
+    def trace(self, step: str) -> Path:
+        return self.root / f"data/results/merges/{step}.json"
+
+    def evaluation(self, step: str) -> Path:
+        return self.root / f"data/results/steps/{step}.json"

@@ -1,0 +1,283 @@
+"""Everything that can be set, with its limits: one frozen model per section, and the check of a whole line of models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from otmf import cards
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+FIRST = "s00"
+
+
+class SettingsError(ValueError):
+    """Parameters that cannot be used. The message lists all mistakes."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Backbone(_Section):
+    """Which encoder: a model name of open_clip, or a JSON file with `embed_dim` and `vision_cfg` in its form."""
+
+    model: str = "data/backbones/vit_tiny_32.json"
+
+
+class Training(_Section):
+    """A training run: AdamW with linear warm-up, then cosine decay to zero."""
+
+    epochs: Count = 3
+    learning_rate: Positive = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Count = 64
+    warmup: Fraction = 0.1
+    shift: Annotated[int, Field(ge=0)] = 2
+    seed: Seed = 0
+
+
+class Pretrained(Training):
+    """The base: a training run over the classes of all parts, used where the base card says `source: train`."""
+
+    code_version: Count = 1
+    epochs: Count = 8
+    learning_rate: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    scale: Positive = 20.0
+    label_smoothing: Fraction = 0.0
+
+
+class Split(_Section):
+    """How the train images of a task are divided; what is neither unlabelled nor held back is labelled."""
+
+    unlabelled: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    held_back: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: Seed = 0
+
+
+class Head(_Section):
+    """The head frozen before fine-tuning: zero-shot from a text tower, class prototypes, or a linear probe."""
+
+    kind: Literal["auto", "zero_shot", "prototype", "probe"] = "auto"
+    images_per_class: Count = 4
+    scale: Positive = 20.0
+    seed: Seed = 0
+
+
+class Finetune(Training):
+    code_version: Count = 1
+
+
+class Extract(_Section):
+    code_version: Count = 1
+
+
+class Merge(_Section):
+    """One merge step (METHODS of the README). The defaults are the preset `default`."""
+
+    code_version: Count = 1
+    method: Literal["otmf", "running_average", "task_arithmetic", "wudi"] = "otmf"
+    combination: Literal["convex", "sum"] = "sum"
+    alpha: Fraction = 0.8
+    scale: Positive = 1.0
+    granularity: Literal["element", "row", "column", "tensor"] = "element"
+    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost"] = "sinkhorn_divergence"
+    epsilon: Positive = 0.05
+    alternate: bool = False
+    steps: Annotated[int, Field(ge=0)] = 100
+    learning_rate: Positive = 0.01
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
+    memory_size: Annotated[int, Field(ge=0)] = 300
+    remember_targets: bool = True
+    unlabelled_images: Count = 300
+    coefficient: Positive = 0.3
+    ridge: Positive = 1e-2
+    seed: Seed = 0
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "combination": "convex",
+        "alpha": 0.8,
+        "alternate": True,
+        "pre_images": "previous_task",
+        "remember_targets": False,
+    },
+}
+
+
+class HeadTune(_Section):
+    """Which heads are trained on frozen merged features, with how much of the labelled images."""
+
+    code_version: Count = 1
+    heads: Literal["frozen", "previous", "all"] = "frozen"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    steps: Count = 100
+    learning_rate: Positive = 0.01
+    batch_size: Count = 64
+    seed: Seed = 0
+
+
+class Evaluate(_Section):
+    code_version: Count = 1
+
+
+class Task(_Section):
+    """The settings a task was onboarded with."""
+
+    split: Split = Split()
+    head: Head = Head()
+    finetune: Finetune = Finetune()
+    extract: Extract = Extract()
+
+
+class Step(_Section):
+    """One step of the line: which task was merged on top of which step, and how."""
+
+    task: cards.Slug
+    previous: str
+    merge: Merge = Merge()
+    head_tune: HeadTune = HeadTune()
+    evaluate: Evaluate = Evaluate()
+
+
+class Defaults(_Section):
+    """What the next task gets; changing it leaves earlier tasks as they are."""
+
+    preset: Literal["default", "paper"] = "default"
+    split: Split = Split()
+    head: Head = Head()
+    finetune: Finetune = Finetune()
+    merge: dict[str, Any] = Field(default_factory=dict)
+    head_tune: HeadTune = HeadTune()
+
+
+class Params(_Section):
+    """A whole line of models, as in params.yaml."""
+
+    line: cards.Slug
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 2
+    backbone: Backbone = Backbone()
+    pretrained: Pretrained = Pretrained()
+    defaults: Defaults = Defaults()
+    tasks: dict[str, Task] = Field(default_factory=dict)
+    steps: dict[str, Step] = Field(default_factory=dict)
+
+
+def check(content: Any) -> Params:
+    """The checked parameters of a line.
+
+    Beside each value, the order is checked: step names, known tasks, each task merged once, every `previous` known,
+    no cycle, no gap, one chain.
+
+    Raises:
+        SettingsError: with all mistakes in one sentence.
+    """
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"params.yaml: expected a mapping of sections; received {type(content).__name__}; restore the file"
+        )
+    mistakes = _order_mistakes(content)
+    params = None
+    try:
+        params = Params.model_validate(content)
+        merge(params.defaults.preset, params.defaults.merge)
+    except ValidationError as error:
+        mistakes.insert(0, cards.describe_errors(error))
+    except SettingsError as error:
+        mistakes.insert(0, f"defaults.merge: {error}")
+    if mistakes:
+        raise SettingsError("params.yaml: " + "; ".join(mistakes))
+    return params
+
+
+def merge(preset: str, overrides: dict[str, Any]) -> Merge:
+    """The merge settings of a preset with single values replaced. Raises SettingsError for a bad value."""
+    return section(Merge, {**PRESETS[preset], **overrides})
+
+
+def section(model: type[Any], values: dict[str, Any]) -> Any:
+    """One section from plain values. Raises SettingsError with all mistakes."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(cards.describe_errors(error)) from error
+
+
+def chain(steps: dict[str, Step]) -> list[str]:
+    """The names of the steps in the order of merging, s00 left out; `steps` has passed `check`."""
+    following = {step.previous: name for name, step in steps.items()}
+    order, current = [], FIRST
+    while current in following:
+        current = following[current]
+        order.append(current)
+    return order
+
+
+def _order_mistakes(content: dict[str, Any]) -> list[str]:
+    tasks, steps = content.get("tasks") or {}, content.get("steps") or {}
+    if not isinstance(tasks, dict) or not isinstance(steps, dict):
+        return []
+    mistakes = []
+    for name in tasks:
+        try:
+            cards.check_slug(str(name))
+        except ValueError as error:
+            mistakes.append(f"tasks: {error}")
+    merged: dict[str, str] = {}
+    followed: dict[str, str] = {}
+    for position, (name, step) in enumerate(steps.items(), start=1):
+        if not isinstance(step, dict):
+            continue
+        if name != f"s{position:02d}":
+            mistakes.append(
+                f"steps: expected s{position:02d} as the name of step {position}; received {name!r}; number the "
+                "steps without a gap"
+            )
+        task, previous = step.get("task"), step.get("previous")
+        if task not in tasks:
+            mistakes.append(
+                f"steps.{name}.task: expected one of the tasks ({', '.join(map(str, tasks)) or 'none yet'}); received "
+                f"{task!r}; add the task or correct the name"
+            )
+        elif task in merged:
+            mistakes.append(
+                f"steps.{name}.task: expected a task not merged before; received {task!r}, which {merged[task]} "
+                "merges already; remove one of the two"
+            )
+        merged.setdefault(str(task), str(name))
+        if previous != FIRST and previous not in steps:
+            mistakes.append(
+                f"steps.{name}.previous: expected {FIRST} or another step; received {previous!r}, which is unknown; "
+                "correct it"
+            )
+        elif previous in followed:
+            mistakes.append(
+                f"steps.{name}.previous: expected a step that nothing follows; received {previous!r}, which "
+                f"{followed[previous]} follows already; make the steps one chain"
+            )
+        followed.setdefault(str(previous), str(name))
+    mistakes.extend(_cycle(steps))
+    return mistakes
+
+
+def _cycle(steps: dict[str, Any]) -> list[str]:
+    for start in steps:
+        seen, current = [], start
+        while current in steps and current not in seen:
+            seen.append(current)
+            current = steps[current].get("previous") if isinstance(steps[current], dict) else None
+        if current == start:
+            return [
+                f"steps.{start}.previous: expected a chain that ends at {FIRST}; received a cycle "
+                f"({' -> '.join([*map(str, seen), str(start)])}); correct one `previous`"
+            ]
+    return []

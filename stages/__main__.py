@@ -1,0 +1,31 @@
+"""`python -m stages NAME [KEY]`: runs one stage in the current folder, in a warm interpreter where one is waiting."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from stages import _warm
+
+NAMES = ("pretrained", "finetune", "extract", "merge_step", "head_tune", "evaluate", "compare", "predict")
+
+
+def main() -> int:
+    _warm.die_with_parent()
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        print(
+            f"expected a stage ({', '.join(NAMES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml", file=sys.stderr
+        )
+        return 2
+    socket = os.environ.get(_warm.VARIABLE)
+    if socket:
+        code = _warm.forward(socket, sys.argv[1:])
+        if code is not None:
+            return code
+    from stages import _run
+
+    return _run.stage(sys.argv[1], sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

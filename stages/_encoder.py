@@ -1,0 +1,97 @@
+"""What the stages share about the encoder: the backbone of the line, its device, features of image sets, head files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmf import backbones, checkpoints, heads, images, task_vectors
+from stages import _params
+
+
+def device(line: _params.Line) -> torch.device:
+    """The device to compute on: as set, or CUDA where there is one."""
+    wanted = line.params_checked.device
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "expected a CUDA device, as params.yaml asks for; received none on this machine; set device: auto"
+        )
+    return torch.device(wanted)
+
+
+def open_backbone(line: _params.Line) -> backbones.Backbone:
+    """The backbone the pretrained stage recorded."""
+    return backbones.build(json.loads((line.pretrained / "backbone.json").read_text(encoding="utf-8")))
+
+
+def load_pretrained(line: _params.Line) -> task_vectors.State:
+    """theta0, on the CPU."""
+    return checkpoints.load(line.pretrained / "model.safetensors")
+
+
+def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
+    """The state on a device."""
+    return {key: value.to(where) for key, value in state.items()}
+
+
+def pixels(source: images.ImageSet, positions: np.ndarray, backbone: backbones.Backbone) -> np.ndarray:
+    """Pixels (n, size, size, 3) at the backbone's size."""
+    return source.read(positions, backbone.image_size)
+
+
+def features(
+    backbone: backbones.Backbone,
+    state: Mapping[str, Tensor],
+    source: images.ImageSet,
+    positions: np.ndarray,
+    *,
+    where: torch.device,
+) -> Tensor:
+    """Features (n, d) on the CPU of the images at some positions, read and computed batch by batch."""
+    moved = to(state, where)
+    return backbones.extract(
+        lambda inputs: backbone.features(moved, inputs).cpu(),
+        lambda chosen: backbone.prepare(pixels(source, positions[chosen], backbone)).to(where),
+        len(positions),
+    )
+
+
+def save_head(path: Path, served: heads.Head, frozen: heads.Head, *, classes: tuple[str, ...]) -> None:
+    """A head as served and as it was before any tuning, with its class names."""
+    checkpoints.save(
+        {"weight": served.weight, "bias": served.bias, "frozen_weight": frozen.weight, "frozen_bias": frozen.bias},
+        path,
+        note=json.dumps(list(classes), ensure_ascii=False),
+    )
+
+
+def load_head(path: Path) -> tuple[heads.Head, heads.Head, tuple[str, ...]]:
+    """The head as served, the head before tuning, and the class names."""
+    tensors = checkpoints.load(path)
+    return (
+        heads.Head(tensors["weight"], tensors["bias"]),
+        heads.Head(tensors["frozen_weight"], tensors["frozen_bias"]),
+        tuple(json.loads(checkpoints.metadata(path)["note"])),
+    )
+
+
+def write_json(path: Path, content: object) -> None:
+    """JSON written whole or not at all, the same bytes for the same content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,55 @@
+"""The line of models a stage runs in: its parameters, checked as a whole, and its paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from otmf import images, layout, settings
+
+
+@dataclass(frozen=True)
+class Line(layout.Layout):
+    """A line of models with its checked parameters."""
+
+    params_checked: settings.Params
+
+    def task(self, name: str) -> settings.Task:
+        return self.params_checked.tasks[name]
+
+    def step(self, name: str) -> settings.Step:
+        return self.params_checked.steps[name]
+
+    @cached_property
+    def order(self) -> list[str]:
+        return settings.chain(self.params_checked.steps)
+
+    def tasks_until(self, step: str) -> list[str]:
+        """The tasks merged up to and with a step, in order."""
+        return [self.step(name).task for name in self.order[: self.order.index(step) + 1]]
+
+    def load(self, task: str) -> tuple[images.TaskImages, images.Split]:
+        """The images of a task and their split, as set for it."""
+        loaded = images.load(self.raw(task))
+        options = self.task(task).split
+        return loaded, images.split(
+            loaded, unlabelled=options.unlabelled, held_back=options.held_back, seed=options.seed
+        )
+
+
+def read(root: Path) -> Line:
+    """The line in a folder. Raises SettingsError if params.yaml does not hold up."""
+    return Line(root, settings.check(load_yaml(root / "params.yaml")))
+
+
+def load_yaml(path: Path) -> object:
+    """The content of a YAML file, plain types only. Raises SettingsError if it does not parse."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise settings.SettingsError(f"expected YAML in {path.name}; received {reason}; mend the file") from error

@@ -1,0 +1,92 @@
+"""What every stage has around it: threads, one clear sentence on failure, time and memory, tracking, whole outputs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FAILURE = "otmf: "
+
+
+@dataclass
+class Facts:
+    """What a stage says about its run, for tracking: never an input of a later stage.
+
+    Attributes:
+        parameters: name -> value.
+        metrics: name -> number.
+        curves: metric name -> list of (step, value).
+        inputs, outputs: paths whose content identifies the run.
+        document: name -> JSON-able content, kept as an artifact.
+    """
+
+    inputs: list[Path]
+    outputs: list[Path]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict)
+
+
+def say(text: str) -> None:
+    """One progress line."""
+    print(text, flush=True)
+
+
+def stage(name: str, arguments: list[str]) -> int:
+    """Runs stage `name` in the current folder; returns the exit code.
+
+    Mistakes a person can mend (ValueError, OSError, KeyError) end in one sentence on stderr; anything else also shows
+    its traceback, as it is our own.
+    """
+    try:
+        _run(name, arguments)
+        return 0
+    except KeyboardInterrupt:
+        print(f"{FAILURE}{name}: interrupted; nothing of it was kept; run it again", file=sys.stderr, flush=True)
+        return 130
+    except (ValueError, OSError, KeyError) as error:
+        if os.environ.get("OTMF_DEBUG"):
+            traceback.print_exc()
+        print(f"{FAILURE}{_sentence(error)}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    import torch
+
+    from stages import _params, _tracking
+
+    line = _params.read(Path.cwd())
+    torch.set_num_threads(line.params_checked.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    module = importlib.import_module(f"stages.{name}")
+    if not getattr(module, "TRACKED", True):
+        module.main(line, *arguments)
+        return
+    store = _tracking.connect(line)
+    begun = time.perf_counter()
+    facts = module.main(line, *arguments)
+    seconds = time.perf_counter() - begun
+    facts.metrics["seconds"] = seconds
+    facts.metrics["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    _tracking.log(store, line, name, arguments, facts)
+    say(f"{name} {' '.join(arguments)}: done in {seconds:.1f} s")
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        target = f" ({error.filename})" if error.filename else ""
+        return (
+            f"expected to read and write files of the line; received: {error.strerror}{target}; free disk space or mend "
+            "the permissions, then run it again"
+        )
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__

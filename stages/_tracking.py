@@ -1,0 +1,113 @@
+"""The only door of the stages to MLflow: one run per stage that really ran, below the run of the task onboarded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from otmf import __version__, lineage
+from stages import _params
+
+PARENT = "OTMF_PARENT_RUN"
+COMMIT = "OTMF_COMMIT"
+BATCH = 900
+
+
+def store_uri(line: _params.Line) -> str:
+    """MLFLOW_TRACKING_URI, or the line's own sqlite file."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    path = line.private / "mlflow" / "mlflow.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{path.resolve()}"
+
+
+def connect(line: _params.Line) -> Any:
+    """A client of the tracking store and the experiment's id, reached before any work is done.
+
+    Raises:
+        ConnectionError: if the store does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = store_uri(line)
+    client = MlflowClient(tracking_uri=uri)
+    name = line.params_checked.line
+    try:
+        found = client.get_experiment_by_name(name)
+        experiment = (
+            found.experiment_id if found else client.create_experiment(name, artifact_location=_artifacts(line, uri))
+        )
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConnectionError(
+            f"expected a tracking store at {uri}; received no answer ({reason}); start it, or unset "
+            "MLFLOW_TRACKING_URI to use the line's own file"
+        ) from error
+    return client, experiment
+
+
+def log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts: Any) -> str:
+    """Logs one stage run in batches; returns its id."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client, experiment = store
+    key = " ".join(arguments)
+    tags = {
+        "mlflow.runName": f"{stage} {key}".strip(),
+        "stage": stage,
+        "key": key,
+        "otmf.version": __version__,
+        "git.commit": os.environ.get(COMMIT, ""),
+    }
+    if os.environ.get(PARENT):
+        tags["mlflow.parentRunId"] = os.environ[PARENT]
+    for kind, paths in (("input", facts.inputs), ("output", facts.outputs)):
+        tags |= {
+            f"{kind}.{path.relative_to(line.root).as_posix().replace('/', '.')}": lineage.digest(path) for path in paths
+        }
+    run = client.create_run(experiment, tags=tags).info.run_id
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, float(value), now, 0) for name, value in facts.metrics.items()]
+    metrics += [Metric(name, float(value), now, step) for name, curve in facts.curves.items() for step, value in curve]
+    params = [Param(name, str(value)[:500]) for name, value in _flat(facts.parameters)]
+    for start in range(0, max(len(metrics), 1), BATCH):
+        client.log_batch(
+            run,
+            metrics=metrics[start : start + BATCH],
+            params=params[:90] if start == 0 else [],
+            tags=[RunTag("packages", _packages())] if start == 0 else [],
+        )
+    for name, content in facts.document.items():
+        client.log_dict(run, content, f"{name}.json")
+    client.set_terminated(run)
+    return run
+
+
+def _artifacts(line: _params.Line, uri: str) -> str | None:
+    if not uri.startswith("sqlite:"):
+        return None
+    from pathlib import Path
+
+    return (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _packages() -> str:
+    from importlib import metadata
+
+    return " ".join(
+        f"{name}={metadata.version(name)}" for name in ("torch", "open_clip_torch", "pot", "mlflow", "dvc", "prefect")
+    )

@@ -1,0 +1,170 @@
+"""A warm interpreter: one process that has torch and the rest imported, and forks itself for each stage DVC starts.
+
+DVC still starts `python -m stages NAME KEY` as its own process, which only hands arguments, folder, environment and its
+output streams over a Unix socket and waits for the exit code; so every guarantee of DVC's stands. The fork happens
+before any thread of a numeric library exists. A stage dies with the process that asked for it, and all die with the
+process that started the server (its standard input closes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+
+VARIABLE = "OTMF_WARM"
+_PR_SET_PDEATHSIG = 1
+_LENGTH = 8
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when its parent ends (Linux; elsewhere nothing happens)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def forward(path: str, arguments: list[str]) -> int | None:
+    """Runs a stage in the warm interpreter at a socket; its exit code, or None where no interpreter answers."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+        except OSError:
+            return None
+        request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+        socket.send_fds(connection, [len(request).to_bytes(_LENGTH, "big")], [1, 2])
+        connection.sendall(request)
+        try:
+            answer = connection.recv(16)
+        except KeyboardInterrupt:
+            print(
+                f"otmf: {arguments[0]}: interrupted; nothing of it was kept; run it again", file=sys.stderr, flush=True
+            )
+            return 130
+        return int(answer) if answer else 1
+
+
+def serve(path: str) -> None:
+    """Answers at a socket until standard input closes."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o177)
+    listener.bind(path)
+    os.umask(previous)
+    listener.listen(16)
+    _preload()
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ, ("listener", None, None))
+    selector.register(sys.stdin.fileno(), selectors.EVENT_READ, ("owner", None, None))
+    children: dict[int, socket.socket] = {}
+    try:
+        while _turn(selector, listener, children):
+            pass
+    finally:
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _turn(selector: selectors.BaseSelector, listener: socket.socket, children: dict[int, socket.socket]) -> bool:
+    for key, _ in selector.select():
+        kind, child, connection = key.data
+        if kind == "owner":
+            return False
+        if kind == "listener":
+            _start(selector, listener, children)
+        elif kind == "client" and child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            selector.unregister(connection)
+        elif kind == "child" and child in children:
+            _finish(selector, key.fd, child, children)
+    return True
+
+
+def _start(selector: selectors.BaseSelector, listener: socket.socket, children: dict[int, socket.socket]) -> None:
+    connection, _ = listener.accept()
+    try:
+        length, streams, _, _ = socket.recv_fds(connection, _LENGTH, 2)
+        request = json.loads(_read(connection, int.from_bytes(length, "big")))
+    except (OSError, ValueError):
+        connection.close()
+        return
+    child = os.fork()
+    if child == 0:
+        selector.close()
+        listener.close()
+        _become(request, streams)
+    for stream in streams:
+        os.close(stream)
+    children[child] = connection
+    selector.register(connection, selectors.EVENT_READ, ("client", child, connection))
+    selector.register(os.pidfd_open(child), selectors.EVENT_READ, ("child", child, connection))
+
+
+def _finish(selector: selectors.BaseSelector, descriptor: int, child: int, children: dict[int, socket.socket]) -> None:
+    _, status = os.waitpid(child, 0)
+    selector.unregister(descriptor)
+    os.close(descriptor)
+    connection = children.pop(child)
+    with contextlib.suppress(KeyError):
+        selector.unregister(connection)
+    with contextlib.suppress(OSError):
+        connection.sendall(str(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1).encode())
+    connection.close()
+
+
+def _become(request: dict, streams: list[int]) -> None:
+    """Turns the forked child into the stage; does not return."""
+    code = 1
+    try:
+        die_with_parent()
+        os.setsid()
+        os.dup2(streams[0], 1)
+        os.dup2(streams[1], 2)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        from stages import _run
+
+        code = _run.stage(request["arguments"][0], request["arguments"][1:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    parts: list[bytes] = []
+    while length > 0:
+        part = connection.recv(min(length, 1 << 16))
+        if not part:
+            raise OSError("the request broke off")
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _preload() -> None:
+    import mlflow
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+    from otmf import finetuning, fusion, methods  # noqa: F401
+    from stages import _encoder, _run, _tracking, evaluate, extract, finetune, head_tune, merge_step, pretrained  # noqa: F401  # noqa: F401
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve(sys.argv[1])

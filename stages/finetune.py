@@ -1,0 +1,122 @@
+"""Stage `finetune`: a task's head, frozen first, and its expert: trained here, or a checkpoint brought by the card."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from otmf import backbones, checkpoints, finetuning, heads, images, settings, task_vectors
+from stages import _encoder, _params
+from stages._run import Facts, say
+
+
+def main(line: _params.Line, name: str) -> Facts:
+    options, where = line.task(name), _encoder.device(line)
+    backbone, pretrained = _encoder.open_backbone(line), _encoder.load_pretrained(line)
+    task, split = line.load(name)
+    folder = line.finetuned(name)
+    facts = Facts(
+        inputs=[line.raw(name), line.pretrained],
+        outputs=[folder],
+        parameters={"head": options.head.model_dump(), "finetune": options.finetune.model_dump()},
+    )
+    head = _frozen_head(line, name, backbone, pretrained, task, split)
+    brought = images.describe(line.raw(name))["checkpoint"]
+    if brought:
+        state = _adopt(line, name, brought, pretrained)
+        say(f"finetune {name}: checkpoint {brought} adopted, nothing trained")
+    else:
+        state = _train(name, backbone, pretrained, head, task, split, options.finetune, where, facts)
+    checkpoints.save(state, folder / "model.safetensors")
+    _encoder.save_head(folder / "head.safetensors", head, head, classes=task.classes)
+    return facts
+
+
+def _frozen_head(
+    line: _params.Line,
+    name: str,
+    backbone: backbones.Backbone,
+    pretrained: task_vectors.State,
+    task: images.TaskImages,
+    split: images.Split,
+) -> heads.Head:
+    options = line.task(name).head
+    base = _encoder.read_json(line.pretrained / "base.json")
+    brought = images.describe(line.raw(name))["head"]
+    if brought:
+        return _read_head(line.raw(name) / brought, len(task.classes))
+    kind = options.kind
+    if kind == "auto":
+        kind = "zero_shot" if backbone.has_text and base.get("tag") else "prototype"
+    if kind == "zero_shot":
+        embeddings, scale = backbones.text_embeddings(backbone, base["tag"], task.classes, task.prompts)
+        return heads.zero_shot(embeddings, scale=scale)
+    if not len(split.labelled):
+        raise ValueError(
+            f"task {name}: expected labelled train images or a head for a checkpoint without a text tower; received "
+            "neither; add `head` to the card's checkpoint, or labels"
+        )
+    chosen = split.labelled if kind == "probe" else few(split.labelled, task.train.labels, options.images_per_class)
+    found = _encoder.features(backbone, pretrained, task.train, chosen, where=_encoder.device(line))
+    labels = torch.from_numpy(task.train.labels[chosen])
+    if kind == "probe":
+        return heads.probe(found, labels, classes=len(task.classes), seed=options.seed)
+    return heads.prototype(found, labels, classes=len(task.classes), scale=options.scale)
+
+
+def few(positions: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
+    """The first `per_class` positions of each class."""
+    return np.sort(
+        np.concatenate([positions[labels[positions] == label][:per_class] for label in np.unique(labels[positions])])
+    )
+
+
+def _read_head(path, classes: int) -> heads.Head:
+    tensors = checkpoints.load(path)
+    if "weight" not in tensors or tensors["weight"].ndim != 2 or len(tensors["weight"]) != classes:
+        raise checkpoints.CheckpointError(
+            f"expected `weight` of shape ({classes}, features) in the head; received "
+            f"{ {key: tuple(value.shape) for key, value in tensors.items()} }; save it so"
+        )
+    weight = tensors["weight"].float()
+    return heads.Head(weight, tensors.get("bias", weight.new_zeros(classes)).float())
+
+
+def _adopt(line: _params.Line, name: str, brought: str, pretrained: task_vectors.State) -> task_vectors.State:
+    path = line.raw(name) / brought
+    if path.suffix.lower() not in checkpoints.PICKLES:
+        checkpoints.check_header(path, line.pretrained / "model.safetensors")
+    state = checkpoints.read_foreign(path)
+    task_vectors.check_alike(state, pretrained)
+    checkpoints.check_finetuned(state, pretrained, name=brought)
+    return state
+
+
+def _train(
+    name: str,
+    backbone: backbones.Backbone,
+    pretrained: task_vectors.State,
+    head: heads.Head,
+    task: images.TaskImages,
+    split: images.Split,
+    options: settings.Finetune,
+    where: torch.device,
+    facts: Facts,
+) -> task_vectors.State:
+    frozen = heads.Head(head.weight.to(where), head.bias.to(where))
+    inputs = backbone.prepare(_encoder.pixels(task.train, split.labelled, backbone)).to(where)
+    labels = torch.from_numpy(task.train.labels[split.labelled]).to(where)
+
+    def report(epoch: int, loss: float) -> None:
+        facts.curves.setdefault("loss", []).append((epoch, loss))
+        say(f"finetune {name}: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} images")
+
+    state = finetuning.train(
+        _encoder.to(pretrained, where),
+        labels=labels,
+        inputs=inputs,
+        options=options,
+        report=report,
+        logits=lambda current, batch: frozen.logits(backbone.features(current, batch)),
+    )
+    return _encoder.to(state, torch.device("cpu"))

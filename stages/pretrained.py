@@ -1,0 +1,108 @@
+"""Stage `pretrained`: the base of the line, theta0, and step s00, at which nothing is merged yet."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from otmf import backbones, checkpoints, finetuning, heads, images, lineage, settings, task_vectors
+from stages import _encoder, _params
+from stages._run import Facts, say
+
+
+def main(line: _params.Line) -> Facts:
+    options, where = line.params_checked.pretrained, _encoder.device(line)
+    config = backbones.read_config(line.params_checked.backbone.model, line.root)
+    backbone = backbones.build(config)
+    source = _encoder.read_json(line.raw("pretrained") / "base.json")
+    facts = Facts(inputs=[line.raw("pretrained")], outputs=[line.pretrained], parameters=options.model_dump() | config)
+    if source["source"] == "tag":
+        state = backbones.tagged_state(backbone, source["tag"])
+    elif source["source"] == "checkpoint":
+        state = _adopt(line, backbone, source["path"])
+    else:
+        state = _train(line, backbone, options, where, facts)
+    checkpoints.save(state, line.pretrained / "model.safetensors")
+    _encoder.write_json(line.pretrained / "backbone.json", config)
+    _encoder.write_json(
+        line.pretrained / "base.json", {**source, "sha256": lineage.digest(line.pretrained / "model.safetensors")}
+    )
+    _encoder.write_json(line.merged(settings.FIRST) / "merged.json", {"step": settings.FIRST, "tasks": []})
+    _encoder.write_json(line.heads(settings.FIRST) / "heads.json", {"step": settings.FIRST, "tasks": []})
+    _encoder.write_json(line.evaluation(settings.FIRST), {"step": settings.FIRST, "tasks": [], "rows": []})
+    return facts
+
+
+def _adopt(line: _params.Line, backbone: backbones.Backbone, name: str) -> task_vectors.State:
+    state = checkpoints.read_foreign(line.raw("pretrained") / name)
+    expected = {key: torch.empty_like(value, device="cpu") for key, value in backbone.skeleton.state_dict().items()}
+    task_vectors.check_alike(state, expected)
+    return state
+
+
+def _train(
+    line: _params.Line, backbone: backbones.Backbone, options: settings.Pretrained, where: torch.device, facts: Facts
+) -> task_vectors.State:
+    """Cross-entropy over the classes of all parts, through cosine logits against learned class vectors."""
+    folder = line.raw("pretrained")
+    parts = [images.load(folder / name) for name in _encoder.read_json(folder / "base.json")["parts"]]
+    pixels = np.concatenate([part.train.read(np.arange(len(part.train)), backbone.image_size) for part in parts])
+    firsts = np.cumsum([0, *(len(part.classes) for part in parts)])
+    labels = torch.from_numpy(
+        np.concatenate([part.train.labels + first for part, first in zip(parts, firsts[:-1], strict=True)])
+    )
+    state = backbones.initial_state(backbone, seed=options.seed)
+    width = int(backbone.features(state, backbone.prepare(pixels[:1])).shape[1])
+    generator = torch.Generator().manual_seed(options.seed)
+    state["classifier"] = torch.randn(int(firsts[-1]), width, generator=generator)
+
+    def logits(current: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        found = backbone.features({key: value for key, value in current.items() if key != "classifier"}, inputs)
+        return (
+            options.scale * functional.normalize(found, dim=-1) @ functional.normalize(current["classifier"], dim=-1).T
+        )
+
+    def report(epoch: int, loss: float) -> None:
+        facts.curves.setdefault("loss", []).append((epoch, loss))
+        say(
+            f"pretrained: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} images, {int(firsts[-1])} classes"
+        )
+
+    trained = finetuning.train(
+        _encoder.to(state, where),
+        logits=logits,
+        inputs=backbone.prepare(pixels).to(where),
+        labels=labels.to(where),
+        options=options,
+        label_smoothing=options.label_smoothing,
+        report=report,
+    )
+    classifier = trained.pop("classifier").cpu()
+    trained = _encoder.to(trained, torch.device("cpu"))
+    _score(
+        parts,
+        firsts,
+        backbone,
+        trained,
+        heads.Head(functional.normalize(classifier, dim=-1), torch.zeros(len(classifier))),
+        where,
+        facts,
+    )
+    return trained
+
+
+def _score(
+    parts: list[images.TaskImages],
+    firsts: np.ndarray,
+    backbone: backbones.Backbone,
+    state: task_vectors.State,
+    head: heads.Head,
+    where: torch.device,
+    facts: Facts,
+) -> None:
+    for part, first in zip(parts, firsts[:-1], strict=True):
+        found = _encoder.features(backbone, state, part.test, np.arange(len(part.test)), where=where)
+        labels = torch.from_numpy(part.test.labels + first)
+        facts.metrics[f"accuracy/{part.name}"] = heads.accuracy(head, found, labels)
+        say(f"pretrained: accuracy on {part.name} {facts.metrics[f'accuracy/{part.name}']:.3f}")
