@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from otmf import __version__
+from otmf import __version__, errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -224,18 +224,8 @@ def _clear_failures() -> Iterator[None]:
     except (process.ProcessError, workspace.WorkspaceError, ValueError, OSError) as error:
         if os.environ.get("OTMF_DEBUG"):
             raise
-        err.print(f"otmf: {_sentence(error)}", markup=False)
+        err.print(f"otmf: {errors.sentence(error)}", markup=False)
         raise typer.Exit(1) from None
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        target = f" ({error.filename})" if error.filename else ""
-        return (
-            f"expected to read and write files of the line; received: {error.strerror}{target}; free disk space or mend the "
-            "permissions, then run it again"
-        )
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

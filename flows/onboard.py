@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import process, repro, tracking, workspace
-from otmf import cards, images, layout, lineage, settings
+from otmf import cards, errors, images, layout, lineage, settings
 
 
 @dataclass
@@ -65,7 +66,7 @@ def onboard(root: str, card_path: str, environment: dict[str, str] | None = None
         try:
             found = _attempt(line, card, Path(card_path), step, store, parent, environment or {})
         except BaseException as error:
-            tracking.finish(store, parent, metrics={}, tags={"error": sentence(error)}, failed=True)
+            tracking.finish(store, parent, metrics={}, tags={"error": errors.sentence(error)[:500]}, failed=True)
             raise
     return found
 
@@ -194,19 +195,6 @@ def accept(line: layout.Layout, attempt: layout.Layout, card: cards.Card, step: 
     return final
 
 
-def sentence(error: BaseException) -> str:
-    """One clear sentence for a person, from an error."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the line is as it was"
-    if isinstance(error, OSError) and error.errno is not None:
-        target = f" ({error.filename})" if error.filename else ""
-        return (
-            f"expected to read and write files of the line; received: {error.strerror}{target}; free disk space or mend the "
-            "permissions, then run it again"
-        )
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 EXPECTED = (
     cards.CardError,
     settings.SettingsError,
@@ -215,6 +203,19 @@ EXPECTED = (
     ValueError,
     OSError,
 )
+
+
+class _WithoutTraceback(logging.Filter):
+    """Leaves out the traceback of errors whose message says it all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
+    logging.getLogger(_name).addFilter(_WithoutTraceback())
 
 
 def _append(document: Any, section: str, key: str, value: dict[str, Any]) -> None:

@@ -16,6 +16,11 @@ _RESTORED = re.compile(r"^Stage '(.+)' is cached - skipping run")
 _DVC = (sys.executable, "-m", "dvc")
 
 
+_CHATTER = re.compile(
+    r"^$|^(To track the changes with git|To enable auto staging|Use `dvc push`)|^\s+(git add |dvc config core\.autostage)"
+)
+
+
 def stage(line: Path, target: str, *, log: Callable[[str], None], extra: Mapping[str, str] | None = None) -> Outcome:
     """Brings one stage up to date; says whether it ran, was restored from the cache, or had nothing to do.
 
@@ -23,7 +28,10 @@ def stage(line: Path, target: str, *, log: Callable[[str], None], extra: Mapping
         ProcessError: with the stage's own sentence, if it fails.
     """
     lines = process.pump(
-        [*_DVC, "--wait-for-lock", "repro", "--single-item", target], folder=line, log=log, extra=extra
+        [*_DVC, "--wait-for-lock", "repro", "--single-item", target],
+        folder=line,
+        log=_without_chatter(log),
+        extra=extra,
     )
     if any(_RESTORED.match(found) for found in lines):
         return "restored"
@@ -32,8 +40,12 @@ def stage(line: Path, target: str, *, log: Callable[[str], None], extra: Mapping
 
 def all_stages(line: Path, *, log: Callable[[str], None], extra: Mapping[str, str] | None = None) -> list[str]:
     """Brings the whole line up to date; returns the names of the stages that ran."""
-    lines = process.pump([*_DVC, "--wait-for-lock", "repro"], folder=line, log=log, extra=extra)
+    lines = process.pump([*_DVC, "--wait-for-lock", "repro"], folder=line, log=_without_chatter(log), extra=extra)
     return [found.group(1) for found in map(_RUNNING.match, lines) if found]
+
+
+def _without_chatter(log: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: None if _CHATTER.match(text) else log(text)
 
 
 def start(line: Path) -> None:

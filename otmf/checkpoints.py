@@ -110,7 +110,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, *, note: str = "") -> None:
     part = path.with_name(path.name + ".part")
     try:
         save_file(
-            {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)},
+            _apart({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}),
             part,
             metadata={"note": note} if note else None,
         )
@@ -168,6 +168,17 @@ def check_finetuned(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor
         raise CheckpointError(
             f"expected {name} to differ from the pretrained model; received an identical one; fine-tune it first"
         )
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none sharing memory with another, as the format demands."""
+    seen: set[int] = set()
+    apart = {}
+    for key, value in tensors.items():
+        start = value.untyped_storage().data_ptr()
+        apart[key] = value.clone() if start in seen else value
+        seen.add(start)
+    return apart
 
 
 def _opened(path: Path):

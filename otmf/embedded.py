@@ -307,7 +307,11 @@ def _strokes(rng: np.random.Generator, n: int, count: int) -> Array:
 
 # --------------------------------------------------------------------------------------------- textures and patterns
 
-_saw = lambda x: np.abs((x / np.pi) % 2 - 1) * 2 - 1  # noqa: E731  a triangle wave of period 2 pi
+
+def _saw(x: Array) -> Array:
+    """A triangle wave in [-1, 1], period 2 pi, 1 at x = 0."""
+    return np.abs((x / np.pi) % 2 - 1) * 2 - 1
+
 
 _TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
     # signed strength at the coordinates (a, b), in radians of the texture's own period

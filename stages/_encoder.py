@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, checkpoints, heads, images, task_vectors
+from otmf import backbones, checkpoints, continual, heads, images, settings, task_vectors
 from stages import _params
 
 
@@ -95,3 +95,20 @@ def write_json(path: Path, content: object) -> None:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def streaming(backbone: backbones.Backbone, where: torch.device) -> continual.Encoder:
+    """The backbone as a stream of merges uses it."""
+    return continual.Encoder(backbone.features, lambda found: backbone.prepare(found).to(where))
+
+
+def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.ndarray:
+    """Pixels of at most `unlabelled_images` images of a task's unlabelled part, drawn from the seed."""
+    task, split = line.load(name)
+    drawn = np.random.default_rng(options.seed).permutation(split.unlabelled)[: options.unlabelled_images]
+    if len(drawn) < 2:
+        raise ValueError(
+            f"task {name}: expected at least 2 unlabelled images for the merge; received {len(drawn)}; raise "
+            "split.unlabelled or bring more images"
+        )
+    return pixels(task.train, drawn, open_backbone(line))

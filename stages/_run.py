@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from otmf import errors
+
 FAILURE = "otmf: "
 
 
@@ -55,7 +57,16 @@ def stage(name: str, arguments: list[str]) -> int:
     except (ValueError, OSError, KeyError) as error:
         if os.environ.get("OTMF_DEBUG"):
             traceback.print_exc()
-        print(f"{FAILURE}{_sentence(error)}", file=sys.stderr, flush=True)
+        print(f"{FAILURE}{errors.sentence(error)}", file=sys.stderr, flush=True)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"{FAILURE}{name}: expected no error of this kind; received {type(error).__name__}: {errors.sentence(error)[:300]}; "
+            "please report it with the lines above",
+            file=sys.stderr,
+            flush=True,
+        )
         return 1
 
 
@@ -79,14 +90,3 @@ def _run(name: str, arguments: list[str]) -> None:
     facts.metrics["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     _tracking.log(store, line, name, arguments, facts)
     say(f"{name} {' '.join(arguments)}: done in {seconds:.1f} s")
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        target = f" ({error.filename})" if error.filename else ""
-        return (
-            f"expected to read and write files of the line; received: {error.strerror}{target}; free disk space or mend "
-            "the permissions, then run it again"
-        )
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,121 @@
+"""Every method of the methods table over several task orders, as one DVC stage beside the line's chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from io import StringIO
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+from ruamel.yaml import YAML
+
+from flows import repro, tracking, workspace
+from otmf import layout, settings
+
+FIRST_SEED = 42
+FOLDER = "data/compare"
+RESULT = "data/results/compare.json"
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    # row of the table: preset, single values
+    "running_average": ("default", {"method": "running_average"}),
+    "task_arithmetic": ("default", {"method": "task_arithmetic"}),
+    "wudi": ("default", {"method": "wudi"}),
+    "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}),
+    "otmf_paper": ("paper", {}),
+    "otmf_default": ("default", {}),
+}
+
+
+def run(line: layout.Layout, *, orders: int, log: Callable[[str], None], extra: Mapping[str, str]) -> None:
+    """Brings the comparison of the tasks merged so far up to date, and commits it; the line is as before if it fails."""
+    with workspace.locked(line):
+        workspace.require_clean(line)
+        params = workspace.params(line)
+        tasks = [params.steps[name].task for name in settings.chain(params.steps)]
+        if not tasks:
+            raise workspace.WorkspaceError(
+                "expected tasks to compare methods on; received a line without any; onboard some first"
+            )
+        tracking.prepare(line, params.line)
+        attempt = workspace.begin(line, "compare")
+        _write(attempt, tasks, [FIRST_SEED + place for place in range(orders)], params.defaults.merge)
+        commit = workspace.git(attempt.root, "rev-parse", "HEAD").strip()
+        uri = tracking.uri(line)
+        extra = {**extra, "OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
+        repro.stage(attempt.root, f"{FOLDER}/dvc.yaml:compare", log=log, extra=extra)
+        workspace.commit(attempt.root, f"Compare methods on {len(tasks)} tasks over {orders} orders")
+        workspace.land(line, attempt)
+
+
+def summary(line: layout.Layout) -> list[dict[str, Any]]:
+    """One row per method: name, what it sees, mean and deviation over orders of ACC, BWT and normalised accuracy."""
+    found = json.loads((line.root / RESULT).read_text(encoding="utf-8"))
+    finetuned = {task: scores["finetuned"] for task, scores in found["references"].items()}
+    rows = []
+    for name in dict.fromkeys(row["method"] for row in found["rows"]):
+        own = [row for row in found["rows"] if row["method"] == name]
+        normalised = [mean(row["final"][task] / finetuned[task] for task in finetuned) for row in own]
+        rows.append({"method": name, "sees": own[0]["sees"], "orders": len(own), "acc": _spread([row["acc"] for row in own]),
+                     "bwt": _spread([row["bwt"] for row in own if row["bwt"] is not None]), "normalised": _spread(normalised)})  # fmt: skip
+    return rows
+
+
+def references(line: layout.Layout) -> dict[str, dict[str, float]]:
+    """For each task compared, the accuracies of the base and of its expert."""
+    return json.loads((line.root / RESULT).read_text(encoding="utf-8"))["references"]
+
+
+def table(line: layout.Layout) -> Table:
+    """The comparison as a table for the terminal, in per cent."""
+    tasks = references(line)
+    shown = Table(
+        title=f"Methods over {len(tasks)} tasks, heads frozen, no labels at the merge (mean and deviation over orders, %)"
+    )
+    for column in ("method", "sees", "ACC", "BWT", "of fine-tuned"):
+        shown.add_column(column, justify="left" if column in ("method", "sees") else "right")
+    for name in ("base", "finetuned"):
+        shown.add_row(name, "", f"{100 * mean(scores[name] for scores in tasks.values()):.1f}", "", "")
+    for row in summary(line):
+        shown.add_row(row["method"], row["sees"], *(per_cent(row[key]) for key in ("acc", "bwt", "normalised")))
+    return shown
+
+
+def per_cent(spread: tuple[float, float] | None) -> str:
+    """A mean and its deviation as text in per cent."""
+    return "" if spread is None else f"{100 * spread[0]:.1f} ± {100 * spread[1]:.1f}"
+
+
+def _spread(values: list[float]) -> tuple[float, float] | None:
+    if not values:
+        return None
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def _write(attempt: layout.Layout, tasks: list[str], orders: list[int], overrides: dict[str, Any]) -> None:
+    methods = {
+        name: settings.merge(preset, {**overrides, **values}).model_dump(mode="json")
+        for name, (preset, values) in METHODS.items()
+    }
+    deps = ["data/models/pretrained"]
+    for task in tasks:
+        deps += [f"data/models/task_vectors/{task}", f"data/models/finetuned/{task}", f"data/raw/{task}"]
+    stage = {
+        "wdir": "../..",
+        "cmd": "python -m stages compare",
+        "deps": deps,
+        "params": [{f"{FOLDER}/compare.yaml": None}],
+        "outs": [{RESULT: {"cache": False}}],
+    }
+    folder = attempt.root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    _dump(folder / "compare.yaml", {"tasks": tasks, "orders": orders, "methods": methods})
+    _dump(folder / "dvc.yaml", {"stages": {"compare": stage}})
+
+
+def _dump(path, content: object) -> None:
+    yaml = YAML(typ="rt")
+    stream = StringIO()
+    yaml.dump(content, stream)
+    path.write_text(stream.getvalue(), encoding="utf-8")

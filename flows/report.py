@@ -1,0 +1,150 @@
+"""The report: one self-contained HTML page about a line, from the files the stages left. Reads no model."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from flows import compare, workspace
+from otmf import layout, metrics, settings
+
+PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
+
+
+def write(line: layout.Layout, target: Path) -> None:
+    """Writes the report of a line, whole or not at all.
+
+    Raises:
+        WorkspaceError: if the line has no step yet.
+    """
+    page = _environment().get_template("report.html.j2").render(**content(line))
+    part = target.with_name(target.name + ".part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def content(line: layout.Layout) -> dict[str, Any]:
+    """Everything the page shows, as plain values."""
+    params = workspace.params(line)
+    order = settings.chain(params.steps)
+    if not order:
+        raise workspace.WorkspaceError("expected a line with at least one step; received none; onboard a task first")
+    last = _json(line.evaluation(order[-1]))
+    merges = [_json(line.trace(step)) for step in order]
+    matrix = metrics.accuracy_matrix(last["rows"])
+    return {
+        "name": params.line,
+        "backbone": params.backbone.model,
+        "commit": workspace.git(line.root, "rev-parse", "HEAD").strip(),
+        "order": order,
+        "matrix": _heat(matrix),
+        "tasks": list(matrix.columns),
+        "last": last,
+        "steps": [_step(_json(line.evaluation(step)), merge) for step, merge in zip(order, merges, strict=True)],
+        "merges": merges,
+        "forgetting": last["forgetting"],
+        "splits": [_json(line.manifest(task)) for task in matrix.columns],
+        "loss_curves": [_loss_curve(merge) for merge in merges if merge["trace"]],
+        "mask_curves": [_mask_curve(merge) for merge in merges if merge["masks"]],
+        "comparison": compare.summary(line) if (line.root / compare.RESULT).exists() else [],
+        "compared": compare.references(line) if (line.root / compare.RESULT).exists() else {},
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "code_versions": _code_versions(params, order),
+    }
+
+
+def _step(evaluation: dict[str, Any], merge: dict[str, Any]) -> dict[str, Any]:
+    reference = evaluation["references"][evaluation["task"]]
+    return {**{key: evaluation[key] for key in ("step", "task", "acc", "acc_frozen", "bwt", "normalised_accuracy", "heads")},
+            **reference, "cost_before": merge["cost_before"], "cost_after": merge["cost_after"], "norms": merge["norms"],
+            "cosine": merge["cosine"], "method": merge["method"]}  # fmt: skip
+
+
+def _heat(matrix: Any) -> list[dict[str, Any]]:
+    """Rows of the heat map: step name and cells with a value in per cent and a colour, or None above the diagonal."""
+    return [{"step": step, "cells": [None if value != value else {"value": f"{100 * value:.1f}", "colour": _colour(value)}
+                                     for value in row]} for step, row in zip(matrix.index, matrix.to_numpy(), strict=True)]  # fmt: skip
+
+
+def _colour(value: float) -> str:
+    """A background from pale to deep blue; the text on it stays dark up to the end of the scale."""
+    return f"hsl(205 70% {96 - 46 * value:.0f}%)"
+
+
+def _loss_curve(merge: dict[str, Any]) -> dict[str, str]:
+    def draw(axes: Any) -> None:
+        for side in ("pre", "post"):
+            points = [(entry["step"], entry["loss"]) for entry in merge["trace"] if entry["side"] == side]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=side)
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("loss")
+        axes.legend(frameon=False)
+
+    return {"title": f"{merge['step']}: {merge['task']}", "svg": _svg(draw)}
+
+
+def _mask_curve(merge: dict[str, Any]) -> dict[str, str]:
+    def draw(axes: Any) -> None:
+        for side, layers in merge["masks"].items():
+            found = [layer["mean"] for layer in layers.values()]
+            spread = [layer["deviation"] for layer in layers.values()]
+            axes.errorbar(range(len(found)), found, yerr=spread, fmt=".", capsize=0, label=side, alpha=0.8)
+        axes.axhline(1, color="grey", linewidth=0.6)
+        axes.set_xlabel("tensor, in the order of the state dict")
+        axes.set_ylabel("mask, mean and deviation")
+        axes.legend(frameon=False)
+
+    return {"title": f"{merge['step']}: {merge['task']}", "svg": _svg(draw)}
+
+
+def _svg(draw: Any) -> str:
+    """A small figure as inline SVG: text stays text, and the same figure gives the same bytes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "otmf", "font.size": 8, "axes.spines.top": False,
+                            "axes.spines.right": False}):  # fmt: skip
+        figure, axes = pyplot.subplots(figsize=(3.6, 2.2), layout="constrained")
+        draw(axes)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        pyplot.close(figure)
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _code_versions(params: settings.Params, order: list[str]) -> dict[str, str]:
+    sections = {"pretrained": [params.pretrained], "finetune": [task.finetune for task in params.tasks.values()],
+                "extract": [task.extract for task in params.tasks.values()],
+                "merge-step": [params.steps[step].merge for step in order],
+                "head-tune": [params.steps[step].head_tune for step in order],
+                "evaluate": [params.steps[step].evaluate for step in order]}  # fmt: skip
+    return {
+        name: ", ".join(sorted({str(section.code_version) for section in found})) for name, found in sections.items()
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters["percent"] = lambda value, signed=False: (
+        "–" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
+    )
+    environment.filters["spread"] = compare.per_cent
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4g}"
+    return environment

@@ -1,0 +1,149 @@
+"""One step of a stream of merges: a method of the table, the inputs it may see, and the bounded memory it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmf import backbones, fusion, memory, methods, settings, task_vectors
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What a stream needs of a backbone.
+
+    Attributes:
+        features: (state, inputs) -> (n, d), differentiable in the state.
+        prepare: pixels (n, size, size, 3) uint8 -> inputs on the device of the states.
+    """
+
+    features: fusion.Features
+    prepare: Callable[[np.ndarray], Tensor]
+
+    def teach(self, state: Mapping[str, Tensor], pixels: np.ndarray) -> Tensor:
+        """A teacher's features (n, d) of pixels, without gradients."""
+        return backbones.extract(
+            lambda inputs: self.features(state, inputs),
+            lambda chosen: self.prepare(pixels[chosen]),
+            len(pixels),
+            batch_size=64,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step gives: the merged vector, the state the next step needs, and what was seen and learned."""
+
+    vector: task_vectors.Vector
+    state: dict[str, Tensor]
+    saw: dict[str, Any]
+    learned: fusion.Merged | None
+
+
+def advance(
+    pretrained: Mapping[str, Tensor],
+    merged_vector: Mapping[str, Tensor] | None,
+    task_vector: Mapping[str, Tensor],
+    *,
+    count: int,
+    state: Mapping[str, Tensor],
+    options: settings.Merge,
+    encoder: Encoder,
+    unlabelled: Callable[[], np.ndarray],
+    report: fusion.Report | None = None,
+) -> Step:
+    """The step after the arrival of one task vector.
+
+    Teachers' features are computed once. Of older tasks nothing is read but `state`.
+
+    Args:
+        pretrained, merged_vector, task_vector: theta0, D (None at the first step), tau, on one device.
+        count: number of the step, from 1.
+        state: what the last step returned, empty at the first.
+        options: method and settings.
+        encoder: features and preprocessing.
+        unlabelled: gives the new task's unlabelled pixels; called only for a method that may see them.
+        report: as in `fusion.merge_step`.
+    """
+    own = {key.removeprefix("method."): value for key, value in state.items() if key.startswith("method.")}
+    method = methods.METHODS[options.method]
+    if method.sees == "nothing":
+        outcome = methods.merge(methods.Arrival(pretrained, merged_vector, task_vector, count, own, options))
+        return Step(outcome.vector, _named(outcome), _saw(method), None)
+    pixels, kept = unlabelled(), memory.from_tensors(state)
+    targets = encoder.teach(task_vectors.add(pretrained, task_vector), pixels)
+    data = None
+    if merged_vector is not None:
+        post = fusion.Side(encoder.prepare(pixels), targets)
+        pre = _pre_side(pretrained, merged_vector, post, pixels, kept, options, encoder)
+        data = methods.Data(encoder.features, pre, post, report)
+    outcome = methods.merge(methods.Arrival(pretrained, merged_vector, task_vector, count, own, options, data))
+    left = _remember(options, kept, pixels, targets, count)
+    return Step(
+        outcome.vector, _named(outcome) | memory.to_tensors(left), _saw(method, data, kept, options), outcome.learned
+    )
+
+
+def _pre_side(
+    pretrained: Mapping[str, Tensor],
+    merged_vector: Mapping[str, Tensor],
+    post: fusion.Side,
+    pixels: np.ndarray,
+    kept: memory.Memory | None,
+    options: settings.Merge,
+    encoder: Encoder,
+) -> fusion.Side | None:
+    def merged_so_far() -> task_vectors.State:
+        return task_vectors.add(pretrained, merged_vector)
+
+    if options.pre_images == "new_task":
+        return fusion.Side(post.inputs, encoder.teach(merged_so_far(), pixels))
+    if options.pre_images == "none" or kept is None:
+        return None
+    old = kept.pixels.cpu().numpy()
+    targets = kept.targets if options.remember_targets else encoder.teach(merged_so_far(), old)
+    return fusion.Side(encoder.prepare(old), targets.to(post.targets.device))
+
+
+def _remember(
+    options: settings.Merge, kept: memory.Memory | None, pixels: np.ndarray, targets: Tensor, count: int
+) -> memory.Memory | None:
+    if options.pre_images not in ("memory", "previous_task"):
+        return None
+    return memory.admit(
+        kept,
+        torch.from_numpy(np.ascontiguousarray(pixels)),
+        targets.cpu(),
+        step=count,
+        size=options.memory_size,
+        only_last=options.pre_images == "previous_task",
+        seed=options.seed,
+    )
+
+
+def _named(outcome: methods.Outcome) -> dict[str, Tensor]:
+    return {f"method.{key}": value for key, value in outcome.state.items()}
+
+
+def _saw(
+    method: methods.Method,
+    data: methods.Data | None = None,
+    kept: memory.Memory | None = None,
+    options: settings.Merge | None = None,
+) -> dict[str, Any]:
+    pre = data.pre if data else None
+    from_memory = pre is not None and kept is not None and options.pre_images in ("memory", "previous_task")
+    return {
+        "declared": method.sees,
+        "labels": False,
+        "test_images": 0,
+        "pre_kind": options.pre_images if pre is not None else "none",
+        "pre_images": 0 if pre is None else len(pre.inputs),
+        "pre_steps": sorted({int(step) for step in kept.steps}) if from_memory else [],
+        "post_images": 0 if data is None else len(data.post.inputs),
+    }

@@ -1,0 +1,21 @@
+"""One clear sentence for a person, from any error."""
+
+from __future__ import annotations
+
+
+def sentence(error: BaseException) -> str:
+    """What was expected, what was received and what to do, on one line.
+
+    Errors of the operating system (no space, no permission) get a sentence of their own; other messages are folded
+    into one line as they are.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the line is as it was"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        target = f" ({error.filename})" if error.filename else ""
+        return (
+            f"expected to read and write the line's files; received: {error.strerror}{target}; free disk space or mend the "
+            "permissions, then run it again"
+        )
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__

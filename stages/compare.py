@@ -1,0 +1,106 @@
+"""Stage `compare`: every method of a list over several orders of the line's experts, with the heads frozen."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmf import checkpoints, continual, heads, metrics, settings, task_vectors
+from stages import _encoder, _params
+from stages._run import Facts, say
+
+SETTINGS = "data/compare/compare.yaml"
+RESULT = "data/results/compare.json"
+
+
+def main(line: _params.Line) -> Facts:
+    wanted = _params.load_yaml(line.root / SETTINGS)
+    bench = _Bench(line, wanted["tasks"])
+    rows = [
+        bench.run(name, settings.section(settings.Merge, options), seed)
+        for name, options in wanted["methods"].items()
+        for seed in wanted["orders"]
+    ]
+    references = bench.references()
+    untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]
+    _encoder.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
+    facts = Facts(inputs=[line.pretrained], outputs=[line.root / RESULT], parameters={"orders": wanted["orders"]})
+    for row in rows:
+        facts.metrics[f"acc/{row['method']}/{row['seed']}"] = row["acc"]
+        facts.metrics[f"seconds/{row['method']}/{row['seed']}"] = row["seconds"]
+    facts.metrics["peak_memory_mib_of_all"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return facts
+
+
+class _Bench:
+    """Everything of a line's tasks that a merge or its scoring reads, loaded once."""
+
+    def __init__(self, line: _params.Line, tasks: list[str]) -> None:
+        self.line, self.tasks, self.where = line, tasks, _encoder.device(line)
+        self.backbone = _encoder.open_backbone(line)
+        self.encoder = _encoder.streaming(self.backbone, self.where)
+        self.pretrained = _encoder.to(_encoder.load_pretrained(line), self.where)
+        self.vectors = {task: self._vector(task) for task in tasks}
+        self.heads = {task: _encoder.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}
+        self.tests = {task: self._test(task) for task in tasks}
+        self.unlabelled: dict[str, np.ndarray] = {}
+
+    def run(self, name: str, options: settings.Merge, seed: int) -> dict:
+        """One method over one order: accuracies after each task's own step and at the end."""
+        order = list(self.tasks)
+        random.Random(seed).shuffle(order)
+        merged, state, rows, seconds = None, {}, [], 0.0
+        for count, task in enumerate(order, start=1):
+            begun = time.perf_counter()
+            done = continual.advance(self.pretrained, merged, self.vectors[task], count=count, state=state, options=options,
+                                     encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options))  # fmt: skip
+            seconds += time.perf_counter() - begun
+            merged, state = done.vector, done.state
+            current = task_vectors.add(self.pretrained, merged)
+            scored = order if count == len(order) else [task]
+            rows += [
+                {"step": f"s{count:02d}", "task": each, "accuracy": self.accuracy(current, each)} for each in scored
+            ]
+        matrix = metrics.accuracy_matrix(rows)
+        found = {
+            "acc": metrics.average_accuracy(matrix),
+            "bwt": metrics.backward_transfer(matrix) if len(order) > 1 else None,
+        }
+        say(
+            f"compare: {name}, order {seed}: ACC {found['acc']:.3f}"
+            + (f", BWT {found['bwt']:+.3f}" if found["bwt"] is not None else "")
+        )
+        return {"method": name, "seed": seed, "order": order, "sees": done.saw["declared"], **found, "seconds": seconds,
+                "final": {row["task"]: row["accuracy"] for row in rows if row["step"] == f"s{len(order):02d}"}}  # fmt: skip
+
+    def references(self) -> dict[str, dict[str, float]]:
+        """Accuracies of the base and of each task's expert under the frozen heads."""
+        return {
+            task: {
+                "base": self.accuracy(self.pretrained, task),
+                "finetuned": self.accuracy(task_vectors.add(self.pretrained, self.vectors[task]), task),
+            }
+            for task in self.tasks
+        }
+
+    def accuracy(self, state: task_vectors.State, task: str) -> float:
+        """Accuracy of a state on the test images of a task under its frozen head."""
+        pixels, labels = self.tests[task]
+        return heads.accuracy(self.heads[task], self.encoder.teach(state, pixels).cpu(), labels)
+
+    def _vector(self, task: str) -> task_vectors.Vector:
+        return _encoder.to(checkpoints.load(self.line.task_vector(task) / "vector.safetensors"), self.where)
+
+    def _test(self, task: str) -> tuple[np.ndarray, Tensor]:
+        loaded, split = self.line.load(task)
+        return _encoder.pixels(loaded.test, split.test, self.backbone), torch.from_numpy(loaded.test.labels[split.test])
+
+    def _unlabelled(self, task: str, options: settings.Merge) -> np.ndarray:
+        if task not in self.unlabelled:
+            self.unlabelled[task] = _encoder.unlabelled(self.line, task, options)
+        return self.unlabelled[task]
