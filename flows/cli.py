@@ -56,11 +56,12 @@ def onboard(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
 ) -> None:
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate."""
-    from flows import workspace
-
-    with _clear_failures(), _prefect(workspace.open_line(line).root):
+    with _clear_failures(), _prefect(line):
         from flows import warm
         from flows.onboard import onboard as flow
+        from flows.onboard import open_all
+
+        open_all(line, card)
 
         with warm.interpreter() as environment:
             found = flow(str(line), str(card), environment, wait)
@@ -149,10 +150,16 @@ def predict(
 @app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Folder of the demo's line.")] = Path("demo")) -> None:
     """Run the main job on embedded data: a base, five tasks arriving one by one, a table of methods, a report."""
-    with _clear_failures(), _prefect(folder):
-        from flows import demo as demonstration
+    from flows import workspace
 
-        demonstration.run(folder, out)
+    with _clear_failures():
+        if not (folder / "params.yaml").exists():
+            out.rule("A new line of models")
+            workspace.create(folder, name="demo")
+        with _prefect(folder):
+            from flows import demo as demonstration
+
+            demonstration.run(folder, out)
 
 
 @app.callback(invoke_without_command=True)
@@ -190,25 +197,19 @@ def _status_table(found, params, order: list[str]) -> Table:
 
 @contextmanager
 def _prefect(line: Path) -> Iterator[None]:
-    """Prefect with a home inside the line, short log lines and no telemetry, unless the user has set them."""
-    from flows import process
+    """A Prefect server to report to: the one PREFECT_API_URL names, else one of our own with its home in the line."""
+    from flows import process, server, workspace
 
-    for key, value in process.QUIET.items():
-        os.environ[key] = value
-    defaults = {
-        "PREFECT_HOME": str((line / ".otmf" / "prefect").resolve()),
-        "PREFECT_LOGGING_LEVEL": "INFO",
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(message)s",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
-    }
-    if os.environ.get("PREFECT_API_URL"):
-        del defaults["PREFECT_HOME"]
-    else:
-        (line / ".otmf").mkdir(exist_ok=True)
-    for key, value in defaults.items():
+    home = workspace.open_line(line).private / "prefect"
+    for key, value in {**process.QUIET, **server.settings(home)}.items():
         os.environ.setdefault(key, value)
-    yield
+    if os.environ.get("PREFECT_API_URL"):
+        server.require(os.environ["PREFECT_API_URL"])
+        yield
+        return
+    with server.own(home) as url:
+        os.environ["PREFECT_API_URL"] = url
+        yield
 
 
 @contextmanager

@@ -16,11 +16,8 @@ ORDERS = 3
 
 
 def run(folder: Path, out: Console) -> None:
-    """Makes the line where it is missing, onboards the tasks it lacks, compares the methods, writes the report."""
+    """Onboards the tasks it lacks, compares the methods, writes the report."""
     begun = time.perf_counter()
-    if not (folder / "params.yaml").exists():
-        out.rule("A new line of models, its base pretrained on a rendered mixture")
-        workspace.create(folder, name="demo")
     line = workspace.open_line(folder)
     with warm.interpreter() as environment:
         for task in TASKS:

@@ -17,8 +17,8 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import process, repro, tracking, workspace
-from otmf import cards, errors, images, layout, lineage, settings
+from flows import admission, process, repro, tracking, workspace
+from otmf import cards, errors, layout, lineage, settings
 
 
 @dataclass
@@ -47,12 +47,11 @@ def onboard(root: str, card_path: str, environment: dict[str, str] | None = None
     Order: admit, then the six stages, then accept. A failure anywhere leaves the line as it was; the attempt stays in
     the line's private folder until the next one for the same task.
     """
-    line = workspace.open_line(Path(root))
-    card = cards.read(Path(card_path))
+    line, card = admission.open_all(Path(root), Path(card_path))
     with workspace.locked(line, patience=patience):
         workspace.require_clean(line)
         params = workspace.params(line)
-        step = new_step(params, card)
+        step = admission.new_step(params, card)
         store = tracking.prepare(line, params.line)
         parent = tracking.begin(
             store,
@@ -98,17 +97,6 @@ def _attempt(
     return Onboarded(card.name, step, accuracy, result["acc"], result["bwt"], outcomes)
 
 
-def new_step(params: settings.Params, card: cards.Card) -> str:
-    """The name of the step a card will become. Raises WorkspaceError if its task is there already."""
-    if card.name in params.tasks:
-        step = next((name for name, found in params.steps.items() if found.task == card.name), None)
-        raise workspace.WorkspaceError(
-            f"expected a new task; received {card.name!r}, which is onboarded already"
-            f"{f' as {step}' if step else ''}; give the card another name"
-        )
-    return f"s{len(params.steps) + 1:02d}"
-
-
 def stages_of(line: layout.Layout, name: str, step: str) -> list[tuple[str, Path]]:
     """The stages of one task in order, each with the output it is known by."""
     return [
@@ -124,50 +112,11 @@ def stages_of(line: layout.Layout, name: str, step: str) -> list[tuple[str, Path
 @task(name="admit", cache_policy=NO_CACHE)
 def admit(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -> layout.Layout:
     """A clone of the line with the card, its data and its parameters in it; every image decoded once."""
-    log = get_run_logger().info
-    attempt = workspace.begin(line, card.name)
-    images.gather(card, card_path.resolve().parent, attempt.raw(card.name))
-    loaded = images.load(attempt.raw(card.name))
-    images.check(loaded, needs_training_labels=card.checkpoint is None)
-    document = workspace.read_params(attempt)
-    entry, merged = entries(settings.check(workspace._plain(document)).defaults, card)
-    split = images.split(
-        loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
-    )
-    _append(document, "tasks", card.name, entry.model_dump(mode="json"))
-    previous = f"s{int(step[1:]) - 1:02d}"
-    _append(document, "steps", step, {"task": card.name, "previous": previous, **merged})
-    workspace.write_params(attempt, document)
-    attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
-    attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
-    repro.track(attempt.root, attempt.raw(card.name))
-    log(
-        f"admit {card.name}: {len(loaded.classes)} classes; "
-        + ", ".join(f"{part} {found['images']}" for part, found in split.manifest["parts"].items() if found["images"])
+    attempt, parts = admission.prepare(line, card, card_path, step)
+    get_run_logger().info(
+        f"admit {card.name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count)
     )
     return attempt
-
-
-def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Task, dict[str, Any]]:
-    """The settings a card's task and step get: the line's defaults, with the card's own values over them.
-
-    Raises:
-        SettingsError: if a value of the card does not hold up.
-    """
-    try:
-        chosen = settings.Task(
-            split=defaults.split,
-            head=settings.section(settings.Head, {**defaults.head.model_dump(), **card.head}),
-            finetune=settings.section(settings.Finetune, {**defaults.finetune.model_dump(), **card.finetune}),
-        )
-        merge = settings.merge(defaults.preset, {**defaults.merge, **card.merge})
-    except settings.SettingsError as error:
-        raise settings.SettingsError(f"card {card.name}: {error}") from error
-    return chosen, {
-        "merge": merge.model_dump(mode="json"),
-        "head_tune": defaults.head_tune.model_dump(mode="json"),
-        "evaluate": settings.Evaluate().model_dump(mode="json"),
-    }
 
 
 @task(name="stage", cache_policy=NO_CACHE)
@@ -216,10 +165,3 @@ class _WithoutTraceback(logging.Filter):
 
 for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
     logging.getLogger(_name).addFilter(_WithoutTraceback())
-
-
-def _append(document: Any, section: str, key: str, value: dict[str, Any]) -> None:
-    if not document.get(section):
-        document[section] = {}
-    document[section].fa.set_block_style() if hasattr(document[section], "fa") else None
-    document[section][key] = value

@@ -66,7 +66,7 @@ def pump(
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     try:
         for line in process.stdout:
@@ -93,7 +93,8 @@ def end(process: subprocess.Popen) -> None:
         process.stdout.close()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a child about to start: asks the kernel to end it when the parent's thread ends (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

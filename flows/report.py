@@ -143,8 +143,8 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["percent"] = lambda value, signed=False: (
-        "–" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
+        "-" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
     )
     environment.filters["spread"] = compare.per_cent
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4g}"
+    environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment

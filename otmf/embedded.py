@@ -124,12 +124,12 @@ def _drawn(drawing: _Drawing, rng: np.random.Generator, train_each: int, test_ea
 
 def _joined(parts: list[Images]) -> Images:
     """Several image sets as one: the classes follow one another."""
-    starts = np.cumsum([0] + [len(part.classes) for part in parts])
+    starts = np.cumsum([0] + [len(part.classes) for part in parts])[:-1]
     return Images(
         np.concatenate([part.train_x for part in parts]),
-        np.concatenate([part.train_y + start for part, start in zip(parts, starts)]),
+        np.concatenate([part.train_y + start for part, start in zip(parts, starts, strict=True)]),
         np.concatenate([part.test_x for part in parts]),
-        np.concatenate([part.test_y + start for part, start in zip(parts, starts)]),
+        np.concatenate([part.test_y + start for part, start in zip(parts, starts, strict=True)]),
         tuple(name for part in parts for name in part.classes),
     )
 
@@ -408,7 +408,7 @@ def _places() -> _Drawing:
     def paint(rng: np.random.Generator, labels: NDArray[np.int64], training: bool) -> Array:
         spots = _spots(rng, len(labels), shift=0.12)
         moves = 10 * np.stack([labels // 3 - 1, labels % 3 - 1], 1)
-        ink = np.stack([np.roll(spot, tuple(move), (0, 1)) for spot, move in zip(spots, moves)])
+        ink = np.stack([np.roll(spot, tuple(move), (0, 1)) for spot, move in zip(spots, moves, strict=True)])
         return _coloured(rng, ink, clutter=0.4, noise=0.05)
 
     return _Drawing(tuple(f"spot in place {k}" for k in range(1, 10)), paint)

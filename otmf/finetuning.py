@@ -26,8 +26,8 @@ def train(
 ) -> task_vectors.State:
     """The state after training all floating-point tensors by cross-entropy.
 
-    AdamW (decay on matrices alone), linear warm-up, cosine decay to zero, gradients clipped at norm 1, inputs moved at
-    random by up to `options.shift` pixels.
+    AdamW (decay on matrices alone), or Muon for the weights of linear maps and AdamW for the rest; linear warm-up, then
+    cosine decay to zero; gradients clipped at norm 1; inputs moved at random by up to `options.shift` pixels.
 
     Args:
         state: where to start; not modified. On the device to train on.
@@ -43,7 +43,7 @@ def train(
     """
     trained = {key: value.clone().requires_grad_(value.is_floating_point()) for key, value in state.items()}
     parameters = [value for value in trained.values() if value.requires_grad]
-    optimiser = _optimiser(parameters, options)
+    optimisers = _optimisers(trained, options)
     generator = torch.Generator().manual_seed(options.seed)
     batches = max(1, len(inputs) // options.batch_size)
     total = options.epochs * batches
@@ -54,13 +54,14 @@ def train(
             chosen = order[batch * options.batch_size : (batch + 1) * options.batch_size]
             moved = shift(inputs[chosen], options.shift, generator=generator)
             loss = functional.cross_entropy(logits(trained, moved), labels[chosen], label_smoothing=label_smoothing)
-            _set_rate(
-                optimiser, rate_factor(epoch * batches + batch, total, warmup=options.warmup) * options.learning_rate
-            )
-            optimiser.zero_grad(set_to_none=True)
+            rate = rate_factor(epoch * batches + batch, total, warmup=options.warmup) * options.learning_rate
+            for value in parameters:
+                value.grad = None
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            for optimiser in optimisers:
+                _set_rate(optimiser, rate)
+                optimiser.step()
             losses += float(loss.detach())
         if not math.isfinite(losses):
             raise ValueError(f"expected a finite loss; received {losses} in epoch {epoch + 1}; lower the learning rate")
@@ -92,12 +93,31 @@ def shift(inputs: Tensor, pixels: int, *, generator: torch.Generator) -> Tensor:
     return padded[images, channels, rows, columns]
 
 
-def _optimiser(parameters: list[Tensor], options: settings.Training) -> torch.optim.Optimizer:
+def _optimisers(trained: Mapping[str, Tensor], options: settings.Training) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the weights of linear maps and AdamW for the rest, at one learning rate.
+
+    Source: Jordan et al. (2024), kellerjordan.github.io/posts/muon; the rate scaled as in arXiv:2502.16982.
+    """
+    values = {key: value for key, value in trained.items() if value.requires_grad}
+    linear = {
+        key: value
+        for key, value in values.items()
+        if options.optimiser == "muon" and value.ndim == 2 and key.endswith("weight")
+    }
+    rest = [value for key, value in values.items() if key not in linear]
     groups = [
-        {"params": [value for value in parameters if value.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [value for value in parameters if value.ndim < 2], "weight_decay": 0.0},
+        {"params": [value for value in rest if value.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [value for value in rest if value.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+    chosen: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)]
+    if linear:
+        decay = options.weight_decay
+        chosen.append(
+            torch.optim.Muon(
+                linear.values(), lr=options.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return chosen
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -41,7 +41,7 @@ def zero_shot(embeddings: Tensor, *, scale: float) -> Head:
     return _from_directions(mean, scale)
 
 
-def prototype(features: Tensor, labels: Tensor, *, classes: int, scale: float) -> Head:
+def prototype(features: Tensor, labels: Tensor, *, classes: int, scale: float, centre: bool = False) -> Head:
     """The head whose class vectors are means of normalised features of a few labelled inputs.
 
     Args:
@@ -49,6 +49,8 @@ def prototype(features: Tensor, labels: Tensor, *, classes: int, scale: float) -
         labels: shape (n,), from 0 to classes - 1, each class present.
         classes: number of classes.
         scale: factor of the cosine.
+        centre: subtract the mean of the class vectors before they are normalised, so that what all classes share does
+            not dominate the cosine.
 
     Raises:
         ValueError: if a class has no input.
@@ -57,7 +59,8 @@ def prototype(features: Tensor, labels: Tensor, *, classes: int, scale: float) -
     """
     _require_all_classes(labels, classes)
     sums = features.new_zeros(classes, features.shape[1]).index_add_(0, labels, functional.normalize(features, dim=-1))
-    return _from_directions(sums / torch.bincount(labels, minlength=classes)[:, None], scale)
+    means = sums / torch.bincount(labels, minlength=classes)[:, None]
+    return _from_directions(means - means.mean(dim=0) if centre else means, scale)
 
 
 def probe(

@@ -30,13 +30,14 @@ class Backbone(_Section):
 
 
 class Training(_Section):
-    """A training run: AdamW with linear warm-up, then cosine decay to zero."""
+    """A training run: AdamW or Muon with linear warm-up, then cosine decay to zero."""
 
-    epochs: Count = 3
+    epochs: Count = 10
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    batch_size: Count = 64
-    warmup: Fraction = 0.1
+    batch_size: Count = 32
+    warmup: Fraction = 0.08
     shift: Annotated[int, Field(ge=0)] = 2
     seed: Seed = 0
 
@@ -45,8 +46,12 @@ class Pretrained(Training):
     """The base: a training run over the classes of all parts, used where the base card says `source: train`."""
 
     code_version: Count = 1
-    epochs: Count = 8
-    learning_rate: Positive = 1e-3
+    epochs: Count = 6
+    optimiser: Literal["adamw", "muon"] = "muon"
+    learning_rate: Positive = 2e-3
+    batch_size: Count = 128
+    warmup: Fraction = 0.2
+    shift: Annotated[int, Field(ge=0)] = 3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     scale: Positive = 20.0
     label_smoothing: Fraction = 0.0
@@ -64,8 +69,9 @@ class Head(_Section):
     """The head frozen before fine-tuning: zero-shot from a text tower, class prototypes, or a linear probe."""
 
     kind: Literal["auto", "zero_shot", "prototype", "probe"] = "auto"
-    images_per_class: Count = 4
-    scale: Positive = 20.0
+    images_per_class: Count = 2
+    centre: bool = True
+    scale: Positive = 10.0
     seed: Seed = 0
 
 
@@ -90,7 +96,7 @@ class Merge(_Section):
     epsilon: Positive = 0.05
     alternate: bool = False
     steps: Annotated[int, Field(ge=0)] = 100
-    learning_rate: Positive = 0.01
+    learning_rate: Positive = 0.02
     batch_size: Annotated[int, Field(ge=2)] = 16
     pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
     memory_size: Annotated[int, Field(ge=0)] = 300
@@ -109,6 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "alternate": True,
         "pre_images": "previous_task",
         "remember_targets": False,
+        "learning_rate": 0.01,
     },
 }
 

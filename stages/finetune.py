@@ -61,7 +61,7 @@ def _frozen_head(
     labels = torch.from_numpy(task.train.labels[chosen])
     if kind == "probe":
         return heads.probe(found, labels, classes=len(task.classes), seed=options.seed)
-    return heads.prototype(found, labels, classes=len(task.classes), scale=options.scale)
+    return heads.prototype(found, labels, classes=len(task.classes), scale=options.scale, centre=options.centre)
 
 
 def few(positions: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:

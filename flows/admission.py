@@ -1,0 +1,95 @@
+"""What happens to a card before any work: card, data and settings checked, the data gathered into a clone of the line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flows import repro, workspace
+from otmf import cards, images, layout, settings
+
+
+def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
+    """The line and the card, with everything checked that takes no work: before a server or an interpreter starts."""
+    line = workspace.open_line(root)
+    card = cards.read(card_path)
+    params = workspace.params(line)
+    new_step(params, card)
+    entries(params.defaults, card)
+    workspace.require_clean(line)
+    return line, card
+
+
+def new_step(params: settings.Params, card: cards.Card) -> str:
+    """The name of the step a card will become. Raises WorkspaceError if its task is there already."""
+    if card.name in params.tasks:
+        step = next((name for name, found in params.steps.items() if found.task == card.name), None)
+        raise workspace.WorkspaceError(
+            f"expected a new task; received {card.name!r}, which is onboarded already"
+            f"{f' as {step}' if step else ''}; give the card another name"
+        )
+    return f"s{len(params.steps) + 1:02d}"
+
+
+def prepare(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -> tuple[layout.Layout, dict[str, int]]:
+    """The work of `admit`: the card's data gathered and checked aside first, then the clone.
+
+    Returns:
+        The clone, and the number of images in each part of the split.
+
+    Raises:
+        CardError, SettingsError: if the card, its data or its settings do not hold up; the line is as before.
+    """
+    aside = line.private / "incoming" / card.name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        entry, merged = entries(workspace.params(line).defaults, card)
+        images.gather(card, card_path.resolve().parent, aside)
+        loaded = images.load(aside)
+        images.check(loaded, needs_training_labels=card.checkpoint is None)
+        split = images.split(
+            loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
+        )
+        attempt = workspace.begin(line, card.name)
+        aside.rename(attempt.raw(card.name))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    document = workspace.read_params(attempt)
+    _append(document, "tasks", card.name, entry.model_dump(mode="json"))
+    _append(document, "steps", step, {"task": card.name, "previous": f"s{int(step[1:]) - 1:02d}", **merged})
+    workspace.write_params(attempt, document)
+    attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
+    attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
+    repro.track(attempt.root, attempt.raw(card.name))
+    return attempt, {part: found["images"] for part, found in split.manifest["parts"].items()}
+
+
+def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Task, dict[str, Any]]:
+    """The settings a card's task and step get: the line's defaults, with the card's own values over them.
+
+    Raises:
+        SettingsError: if a value of the card does not hold up.
+    """
+    try:
+        chosen = settings.Task(
+            split=defaults.split,
+            head=settings.section(settings.Head, {**defaults.head.model_dump(), **card.head}),
+            finetune=settings.section(settings.Finetune, {**defaults.finetune.model_dump(), **card.finetune}),
+        )
+        merge = settings.merge(defaults.preset, {**defaults.merge, **card.merge})
+    except settings.SettingsError as error:
+        raise settings.SettingsError(f"card {card.name}: {error}") from error
+    return chosen, {
+        "merge": merge.model_dump(mode="json"),
+        "head_tune": defaults.head_tune.model_dump(mode="json"),
+        "evaluate": settings.Evaluate().model_dump(mode="json"),
+    }
+
+
+def _append(document: Any, section: str, key: str, value: dict[str, Any]) -> None:
+    if not document.get(section):
+        document[section] = {}
+    document[section].fa.set_block_style() if hasattr(document[section], "fa") else None
+    document[section][key] = value

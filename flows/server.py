@@ -1,0 +1,96 @@
+"""A Prefect server for the length of one command, where no other is named: sqlite in the line's folder, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from flows import process
+
+PATIENCE = 180.0
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers at an API address."""
+    try:
+        return httpx.get(f"{url.rstrip('/')}/health", timeout=5).json() is True
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return False
+
+
+def require(url: str) -> None:
+    """Raises ConnectionError if no Prefect server answers at an API address."""
+    if not answers(url):
+        raise ConnectionError(
+            f"expected a Prefect server at {url}; received no answer from one; start it with `prefect server start`, or unset "
+            "PREFECT_API_URL"
+        )
+
+
+@contextlib.contextmanager
+def own(home: Path) -> Iterator[str]:
+    """The API address of a server of our own, in a session of its own so that an interrupt does not end it first.
+
+    Raises:
+        ConnectionError: if it does not answer in time.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    log = home / "server.log"
+    extra = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_UI_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+    }
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=process.environment(extra),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=process.die_with_parent,
+        )
+    try:
+        _wait(server, url, log)
+        yield url
+    finally:
+        process.end(server)
+
+
+def _wait(server: subprocess.Popen, url: str, log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not answers(url):
+        if server.poll() is not None or time.monotonic() > end:
+            last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+            raise ConnectionError(
+                f"expected a Prefect server to start; received: {last[:200]}; see {log}, or start one and set PREFECT_API_URL"
+            )
+        time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings(home: Path) -> dict[str, str]:
+    """Prefect's settings for a command: short log lines, no telemetry, its home in the line."""
+    return {
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home)),
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
+        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(message)s",
+    }
