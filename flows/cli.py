@@ -40,12 +40,15 @@ def init(
         ),
     ] = None,
     params: Annotated[Path | None, typer.Option(help="A params.yaml to start from.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="JSON file of an encoder of your own, in open_clip's form.")
+    ] = None,
 ) -> None:
     """Make a new line of models: a git and DVC folder with its parameters and its base."""
     from flows import workspace
 
     with _clear_failures():
-        workspace.create(folder, name=name, base=base, params=params)
+        workspace.create(folder, name=name, base=base, params=params, backbone=backbone)
         out.print(f"Line of models in {folder}. Next: otmf onboard CARD --line {folder}")
 
 

@@ -20,6 +20,10 @@ QUIET = {
 }
 
 
+# Threads that wait in a loop take the core from the one they wait for, where cores are shared.
+PATIENT = {"OMP_WAIT_POLICY": "passive"}
+
+
 class ProcessError(RuntimeError):
     """A child process that failed. The message is its last clear sentence."""
 
@@ -27,7 +31,7 @@ class ProcessError(RuntimeError):
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with our interpreter first in PATH and telemetry off."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, **QUIET, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
+    return {**PATIENT, **os.environ, **QUIET, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
 def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:

@@ -30,7 +30,14 @@ def template() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent
 
 
-def create(folder: Path, *, name: str | None = None, base: Path | None = None, params: Path | None = None) -> None:
+def create(
+    folder: Path,
+    *,
+    name: str | None = None,
+    base: Path | None = None,
+    params: Path | None = None,
+    backbone: Path | None = None,
+) -> None:
     """A new line of models in a folder that does not exist or is empty, committed; made whole or not at all.
 
     Args:
@@ -38,6 +45,7 @@ def create(folder: Path, *, name: str | None = None, base: Path | None = None, p
         name: of the line; the folder's own name if that is a slug, else `line`.
         base: a base card; the embedded mixture's otherwise.
         params: a params.yaml to start from; the template's otherwise.
+        backbone: a JSON configuration of an encoder, copied into the line and named in its parameters.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WorkspaceError(
@@ -48,7 +56,7 @@ def create(folder: Path, *, name: str | None = None, base: Path | None = None, p
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _fill(folder, card, base, params or template() / "params.yaml", name or _slug(folder))
+        _fill(folder, card, base, params or template() / "params.yaml", name or _slug(folder), backbone)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         if existed:
@@ -56,7 +64,7 @@ def create(folder: Path, *, name: str | None = None, base: Path | None = None, p
         raise
 
 
-def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: str) -> None:
+def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: str, backbone: Path | None) -> None:
     line = layout.Layout(folder.resolve())
     for part in TEMPLATE:
         source, target = template() / part, line.root / part
@@ -64,6 +72,13 @@ def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: st
         shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
     document = _round_trip().load(params.read_text(encoding="utf-8"))
     document["line"] = name
+    if backbone is not None:
+        if not backbone.is_file() or backbone.suffix != ".json":
+            raise WorkspaceError(
+                f"expected a JSON file of a backbone; received {backbone}; see data/backbones for the form"
+            )
+        shutil.copyfile(backbone, line.root / "data/backbones" / backbone.name)
+        document["backbone"] = {"model": f"data/backbones/{backbone.name}"}
     write_params(line, document)
     line.base_card.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(base, line.base_card)

@@ -96,16 +96,26 @@ class Card(_Strict):
         return self
 
 
+class Part(Card):
+    """A set of labelled images the base is pretrained on: a whole task's, or only what its split holds back."""
+
+    share: Literal["all", "held_back"] = "all"
+    mirror: bool = False
+
+
 class BaseCard(_Strict):
     """The base of a line of models: where theta0 comes from.
 
-    `train` pretrains on the labelled images of the parts named below, `checkpoint` reads a file of weights, `tag`
+    `train` pretrains on the labelled images of the parts named below (of a part with `share: held_back` the fraction
+    `held_back` of its train images, the same that the splits of the line's tasks leave out), `checkpoint` reads a file of weights, `tag`
     takes open_clip's weights of that tag (needs the network once).
     """
 
     name: Literal["pretrained"] = "pretrained"
     source: Literal["train", "checkpoint", "tag"]
-    parts: tuple[Card, ...] = ()
+    parts: tuple[Part, ...] = ()
+    held_back: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
     path: str | None = None
     tag: str | None = None
     licence: str = ""
@@ -114,6 +124,10 @@ class BaseCard(_Strict):
     @model_validator(mode="after")
     def _has_what_its_source_needs(self) -> BaseCard:
         needed = {"train": "parts", "checkpoint": "path", "tag": "tag"}[self.source]
+        if any(part.share == "held_back" for part in self.parts) and not self.held_back:
+            raise ValueError(
+                "expected `held_back` above 0 for parts with share: held_back; received 0; set the fraction"
+            )
         if not getattr(self, needed):
             raise ValueError(f"expected `{needed}` for a base with source {self.source}; received none; add it")
         return self

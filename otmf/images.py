@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +155,20 @@ def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
     """Copies what a base card refers to into `folder`, with `base.json` beside it: each part as `gather` does, or the
     checkpoint. Raises CardError as `gather` does."""
     folder.mkdir(parents=True, exist_ok=False)
-    description = {"source": card.source, "tag": card.tag, "path": None, "parts": [part.name for part in card.parts]}
+    description = {
+        "source": card.source,
+        "tag": card.tag,
+        "path": None,
+        "parts": [part.name for part in card.parts],
+        "mirrored": [part.name for part in card.parts if part.mirror],
+        "held_back": card.held_back,
+        "seed": card.seed,
+    }
     for part in card.parts:
         gather(part, base, folder / part.name)
         check(load(folder / part.name))
+        if part.share == "held_back":
+            _keep_held_back(folder / part.name, fraction=card.held_back, seed=card.seed)
     if card.source == "checkpoint":
         source = (base / card.path).resolve()
         if not source.is_file():
@@ -167,6 +179,19 @@ def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
         description["path"] = "model" + source.suffix.lower()
         shutil.copyfile(source, folder / description["path"])
     (folder / "base.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def _keep_held_back(folder: Path, *, fraction: float, seed: int) -> None:
+    """Reduces a gathered folder to the train images its split holds back; no test image stays."""
+    task = load(folder)
+    kept = split(task, unlabelled=0.0, held_back=fraction, seed=seed).held_back
+    if not isinstance(task.train, ArrayImages):
+        raise cards.CardError(
+            f"part {task.name}: expected arrays (source npz or embedded) for share: held_back; received a folder of "
+            "pictures; convert it to npz"
+        )
+    np.savez_compressed(folder / ARRAYS, train_x=task.train.pixels[kept], train_y=task.train.labels[kept],
+                        test_x=task.test.pixels[:0], test_y=task.test.labels[:0])  # fmt: skip
 
 
 def load(folder: Path) -> TaskImages:
@@ -398,33 +423,46 @@ def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:
     with _arrays(path) as arrays:
 
         def part(name: str) -> ArrayImages:
-            pixels = np.asarray(arrays[f"{name}_x"])
+            pixels = _array(arrays, f"{name}_x", path)
             if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
                 raise cards.CardError(
                     f"expected {name}_x as uint8 of shape (n, height, width, 3) in {path.name}; received "
                     f"{pixels.dtype} of shape {pixels.shape}; convert the array"
                 )
             key = f"{name}_y"
-            if key in arrays and not np.issubdtype(arrays[key].dtype, np.integer):
+            labels = _array(arrays, key, path) if key in arrays else None
+            if labels is not None and not np.issubdtype(labels.dtype, np.integer):
                 raise cards.CardError(
-                    f"expected {key} as whole numbers in {path.name}; received {arrays[key].dtype}; "
+                    f"expected {key} as whole numbers in {path.name}; received {labels.dtype}; "
                     "write the position of each class instead"
                 )
-            return ArrayImages(pixels, np.asarray(arrays[key], dtype=np.int64) if key in arrays else None)
+            return ArrayImages(pixels, None if labels is None else labels.astype(np.int64))
 
         return part("train"), part("test")
+
+
+def _array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
+    try:
+        return arrays[key]
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise cards.CardError(
+            f"expected {key} as a plain array in {path.name}; received one that does not read ({reason}); write it "
+            "with numpy.savez"
+        ) from error
 
 
 def _arrays(path: Path) -> np.lib.npyio.NpzFile:
     try:
         arrays = np.load(path, allow_pickle=False)
         missing = sorted({"train_x", "test_x"} - set(getattr(arrays, "files", ())))
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise cards.CardError(
             f"expected an npz archive of plain arrays; received {path} ({reason}); write it with numpy.savez"
         ) from error
     if missing:
+        arrays.close()
         raise cards.CardError(
             f"expected arrays train_x, train_y, test_x and test_y in {path}; received none named "
             f"{', '.join(missing)}; add them"

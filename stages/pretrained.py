@@ -102,6 +102,8 @@ def _score(
     facts: Facts,
 ) -> None:
     for part, first in zip(parts, firsts[:-1], strict=True):
+        if not len(part.test):
+            continue
         found = _encoder.features(backbone, state, part.test, np.arange(len(part.test)), where=where)
         labels = torch.from_numpy(part.test.labels + first)
         facts.metrics[f"accuracy/{part.name}"] = heads.accuracy(head, found, labels)

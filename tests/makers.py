@@ -1,0 +1,92 @@
+"""Small things made for tests: a backbone, tasks of coloured squares, cards, and whole lines of models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ruamel.yaml import YAML
+
+BACKBONE = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+}
+COLOURS = ("red", "green", "blue")
+
+
+def pictures(count: int, *, seed: int, classes: int = 3, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with a bright square in the channel of its class: pixels (count, size, size, 3) uint8, labels (count,)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    pixels = rng.integers(0, 120, (count, size, size, 3))
+    top, left = rng.integers(0, size - 6, (2, count))
+    for position, label in enumerate(labels):
+        pixels[position, top[position] : top[position] + 6, left[position] : left[position] + 6, label] += 120
+    return pixels.astype(np.uint8), labels.astype(np.int64)
+
+
+def arrays(*, seed: int, train: int = 48, test: int = 18, classes: int = 3) -> dict[str, np.ndarray]:
+    """The arrays of an npz task."""
+    train_x, train_y = pictures(train, seed=seed, classes=classes)
+    test_x, test_y = pictures(test, seed=seed + 10_000, classes=classes)
+    return {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y,
+            "classes": np.array(COLOURS[:classes])}  # fmt: skip
+
+
+def card(
+    folder: Path, name: str = "squares", *, seed: int = 1, data: dict[str, np.ndarray] | None = None, **keys
+) -> Path:
+    """A task card with its npz file beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{name}.npz", **(arrays(seed=seed) if data is None else data))
+    content = {"name": name, "source": "npz", "path": f"{name}.npz", **keys}
+    path = folder / f"{name}.yaml"
+    write_yaml(path, content)
+    return path
+
+
+def base_card(folder: Path) -> Path:
+    """A base card that pretrains on one small part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "mixture.npz", **arrays(seed=0))
+    path = folder / "pretrained.yaml"
+    part = {"name": "mixture", "source": "npz", "path": "mixture.npz"}
+    write_yaml(path, {"name": "pretrained", "source": "train", "parts": [part]})
+    return path
+
+
+def params(folder: Path, **defaults) -> Path:
+    """Parameters under which a whole onboarding computes for a second."""
+    path = folder / "params.yaml"
+    content = {
+        "line": "small",
+        "device": "cpu",
+        "threads": 1,
+        "pretrained": {"epochs": 1, "batch_size": 16},
+        "defaults": {"finetune": {"epochs": 2, "batch_size": 8}, "merge": {"steps": 6, "batch_size": 4}, **defaults},
+        "tasks": {},
+        "steps": {},
+    }
+    write_yaml(path, content)
+    return path
+
+
+def line(folder: Path, **defaults) -> Path:
+    """A new line with the small backbone, committed."""
+    from flows import workspace
+
+    materials = folder.parent / f"{folder.name}_materials"
+    base = base_card(materials)
+    backbone = materials / "small.json"
+    backbone.write_text(json.dumps(BACKBONE), encoding="utf-8")
+    workspace.create(folder, base=base, params=params(materials, **defaults), backbone=backbone)
+    return folder
+
+
+def write_yaml(path: Path, content: object) -> None:
+    yaml = YAML(typ="rt")
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)

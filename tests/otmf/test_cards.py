@@ -1,0 +1,79 @@
+"""Cards: what is accepted, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from otmf import cards
+
+GOOD = "name: birds\nsource: npz\npath: birds.npz\n"
+
+
+def read(tmp_path, text: str | bytes) -> cards.Card:
+    path = tmp_path / "card.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return cards.read(path)
+
+
+def test_card_is_read_and_written_back(tmp_path) -> None:
+    card = read(tmp_path, GOOD + "classes: [a, b]\nlicence: CC0\ncheckpoint: {path: expert.safetensors}\n")
+    (tmp_path / "again.yaml").write_text(cards.dump(card), encoding="utf-8")
+    assert cards.read(tmp_path / "again.yaml") == card
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "$(x)", "x" * 300, "X", "1a", "", "a/b", "pretrained", "a\n"])
+def test_name_that_is_not_a_slug_is_refused(tmp_path, name) -> None:
+    import json
+
+    with pytest.raises(cards.CardError, match=r"name: expected a name .* received .*; rename the task"):
+        read(tmp_path, f"name: {json.dumps(name)}\nsource: npz\npath: x.npz\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"name: [", "expected YAML in .*; received text that does not parse"),
+        (b"\xff\xfe\x00", "expected YAML in .*; received text that does not parse"),
+        ("- a\n- b\n", "expected a mapping of keys in .*; received list"),
+        ("", "expected a mapping of keys in .*; received NoneType"),
+        (
+            GOOD + "colour: red\n",
+            "colour: expected a known key; received an unknown one; remove it or correct its spelling",
+        ),
+        ("source: npz\npath: x\n", "name: expected a value; received none; add it"),
+        (GOOD + "classes: [a, b, a]\n", r"expected distinct classes; received \['a'\] more than once"),
+        (GOOD + "classes: [a]\n", "expected at least 2 classes; received 1"),
+        (GOOD + "prompts: [no place]\n", "expected prompts with one {} for the class name"),
+        ("name: a\nsource: folder\npath: x\n", "expected `classes`, one name per folder of images; received none"),
+        ("name: a\nsource: url\npath: x\n", "source: .*npz.*received 'url'; correct it"),
+        ("name: a\nname: b\nsource: npz\npath: x\n", "expected YAML in .* duplicate key"),
+        ("!!python/object/apply:os.system ['true']", "expected YAML in .*; received text that does not parse"),
+    ],
+)
+def test_mistake_gets_one_sentence(tmp_path, text, message) -> None:
+    with pytest.raises(cards.CardError, match=message) as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_reported_together(tmp_path) -> None:
+    with pytest.raises(cards.CardError) as caught:
+        read(tmp_path, "name: A B\nsource: url\nshape: round\n")
+    assert all(f"{key}:" in str(caught.value) for key in ("name", "source", "path", "shape"))
+
+
+def test_card_that_is_absent_or_huge_is_refused(tmp_path) -> None:
+    with pytest.raises(cards.CardError, match="expected a card .a YAML file.; received .*, which is not a file"):
+        cards.read(tmp_path / "none.yaml")
+    with pytest.raises(cards.CardError, match="expected a card of at most 1048576 bytes"):
+        read(tmp_path, "# " + "x" * 2_000_000)
+
+
+def test_base_card_needs_what_its_source_needs(tmp_path) -> None:
+    path = tmp_path / "base.yaml"
+    for source, needed in (("train", "parts"), ("checkpoint", "path"), ("tag", "tag")):
+        path.write_text(f"source: {source}\n", encoding="utf-8")
+        with pytest.raises(
+            cards.CardError, match=f"expected `{needed}` for a base with source {source}; received none"
+        ):
+            cards.read_base(path)

@@ -1,0 +1,184 @@
+"""Fusion: the formula, the loop against a plain transcription of the paper's, and messages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from otmf import fusion, masks, settings, task_vectors, transport
+
+
+def features(state, inputs):
+    """A two-layer encoder: (n, 6) -> (n, 4)."""
+    hidden = torch.tanh(inputs @ state["first.weight"].T + state["first.bias"])
+    return hidden @ state["second.weight"].T
+
+
+@pytest.fixture
+def model() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "first.weight": torch.randn(5, 6, generator=generator),
+        "first.bias": torch.randn(5, generator=generator),
+        "second.weight": torch.randn(4, 5, generator=generator),
+        "steps": torch.tensor(7),
+    }
+
+
+def vector(model: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in model.items() if v.is_floating_point()}
+
+
+def side(model, own, seed: int, count: int = 40) -> fusion.Side:
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return fusion.Side(inputs, features(task_vectors.add(model, own), inputs))
+
+
+def merge(model, options: settings.Merge, **sides) -> fusion.Merged:
+    pre, post = vector(model, 1), vector(model, 2)
+    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)} | sides
+    return fusion.merge_step(model, pre, post, features=features, options=options, **given)
+
+
+PAPER = settings.merge("paper", {"steps": 20})
+DEFAULT = settings.merge("default", {"steps": 20})
+
+
+def test_masks_at_one_give_the_convex_combination(model) -> None:
+    pre, post = vector(model, 1), vector(model, 2)
+    fused = fusion.fuse(pre, post, masks.new(pre), masks.new(post), options=PAPER)
+    for key in post:
+        torch.testing.assert_close(fused[key], 0.8 * pre[key] + 0.2 * post[key])
+
+
+def test_masks_at_one_give_the_scaled_sum(model) -> None:
+    pre, post = vector(model, 1), vector(model, 2)
+    options = settings.merge("default", {"scale": 0.5})
+    fused = fusion.fuse(pre, post, masks.new(pre), masks.new(post), options=options)
+    for key in post:
+        torch.testing.assert_close(fused[key], pre[key] + 0.5 * post[key])
+
+
+def test_first_step_returns_the_task_vector_whole(model) -> None:
+    tau = vector(model, 1)
+    found = fusion.merge_step(model, None, tau, features=features, pre=None, post=None, options=PAPER)
+    assert all(torch.equal(found.vector[key], tau[key]) for key in tau)
+    assert found.masks == {}
+
+
+def transcribed(model, options: settings.Merge, pre_side: fusion.Side, post_side: fusion.Side):
+    """METHODS section 1 as it stands: masks as leaves, autograd through the fused state, two Adams, even and odd steps."""
+    merged, tau = vector(model, 1), vector(model, 2)
+    found = {name: {k: torch.ones_like(v, requires_grad=True) for k, v in tau.items()} for name in ("pre", "post")}
+    adams = {name: torch.optim.Adam(mask.values(), lr=options.learning_rate) for name, mask in found.items()}
+    sides = {"pre": pre_side, "post": post_side}
+    batches = {
+        name: fusion._batches(len(sides[name].inputs), options.batch_size, seed=options.seed + place)
+        for place, name in enumerate(sides)
+    }
+    a, b = (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
+    for step in range(options.steps):
+        names = (("pre", "post")[step % 2],) if options.alternate else ("pre", "post")
+        loss = 0.0
+        for name in names:
+            fused = {k: a * found["pre"][k] * merged[k] + b * found["post"][k] * tau[k] for k in tau}
+            state = {**model, **{k: model[k] + fused[k] for k in fused}}
+            chosen = next(batches[name])
+            loss = loss + transport.sinkhorn_divergence(
+                features(state, sides[name].inputs[chosen]), sides[name].targets[chosen], epsilon=options.epsilon
+            )
+        for adam in adams.values():
+            adam.zero_grad()
+        loss.backward()
+        for name in names if options.alternate else ("pre", "post"):
+            adams[name].step()
+    return {name: {k: v.detach() for k, v in mask.items()} for name, mask in found.items()}
+
+
+@pytest.mark.parametrize("options", [PAPER, DEFAULT], ids=["paper", "default"])
+def test_masks_are_those_of_a_plain_transcription(model, options) -> None:
+    """Loose tolerance: the product rule is applied in another order, and Adam divides by small moments."""
+    found = merge(model, options)
+    expected = transcribed(model, options, side(model, vector(model, 1), 3), side(model, vector(model, 2), 4))
+    for name in ("pre", "post"):
+        for key in expected[name]:
+            torch.testing.assert_close(found.masks[name][key], expected[name][key], atol=2e-3, rtol=0)
+
+
+def test_alternating_steps_train_one_side_at_a_time(model) -> None:
+    found = merge(model, settings.merge("paper", {"steps": 1}))
+    assert all(torch.equal(mask, torch.ones_like(mask)) for mask in found.masks["post"].values())
+    assert any(not torch.equal(mask, torch.ones_like(mask)) for mask in found.masks["pre"].values())
+    assert [entry["side"] for entry in merge(model, PAPER).trace] == ["pre", "post"] * 10
+
+
+def test_learning_brings_the_cost_down_on_both_sides(model) -> None:
+    found = merge(model, settings.merge("default", {"steps": 150}))
+    assert found.cost_after["pre"] < found.cost_before["pre"]
+    assert found.cost_after["post"] < found.cost_before["post"]
+
+
+def test_no_old_inputs_leaves_the_pre_mask_of_an_alternating_merge_alone(model) -> None:
+    found = merge(model, PAPER, pre=None)
+    assert all(torch.equal(mask, torch.ones_like(mask)) for mask in found.masks["pre"].values())
+    assert {entry["side"] for entry in found.trace} == {"post"}
+
+
+def test_merge_is_a_function_of_its_inputs(model) -> None:
+    one, other = merge(model, DEFAULT), merge(model, DEFAULT)
+    assert all(torch.equal(one.vector[key], other.vector[key]) for key in one.vector)
+    assert one.trace == other.trace
+
+
+def test_merge_modifies_none_of_its_inputs(model) -> None:
+    before = {key: value.clone() for key, value in model.items()}
+    merge(model, DEFAULT)
+    assert all(torch.equal(model[key], before[key]) for key in model)
+
+
+@pytest.mark.parametrize("granularity", ["row", "column", "tensor"])
+def test_coarse_masks_are_shared_and_trained(model, granularity) -> None:
+    found = merge(model, settings.merge("default", {"steps": 5, "granularity": granularity}))
+    shape = {"row": (5, 1), "column": (1, 6), "tensor": (1, 1)}[granularity]
+    assert tuple(found.masks["post"]["first.weight"].shape) == shape
+    assert not torch.equal(found.masks["post"]["first.weight"], torch.ones(shape))
+
+
+def test_zero_task_vector_merges_without_nan(model) -> None:
+    zero = task_vectors.zeros(model)
+    pre = vector(model, 1)
+    found = fusion.merge_step(
+        model, pre, zero, features=features, pre=side(model, pre, 3), post=side(model, zero, 4), options=PAPER
+    )
+    assert all(bool(torch.isfinite(value).all()) for value in found.vector.values())
+
+
+def test_report_is_called_at_every_step(model) -> None:
+    calls = []
+    pre, post = vector(model, 1), vector(model, 2)
+    fusion.merge_step(
+        model, pre, post, features=features, pre=side(model, pre, 3), post=side(model, post, 4), options=PAPER,
+        report=lambda step, name, loss: calls.append((step, name)),
+    )  # fmt: skip
+    assert calls == [(step, ("pre", "post")[step % 2]) for step in range(20)]
+
+
+def test_vectors_over_different_tensors_are_refused(model) -> None:
+    pre = vector(model, 1)
+    post = {key: value for key, value in pre.items() if key != "first.bias"}
+    with pytest.raises(ValueError, match="expected two state dicts with the same keys"):
+        fusion.merge_step(model, pre, post, features=features, pre=None, post=None, options=PAPER)
+
+
+def test_features_that_are_not_finite_stop_the_merge(model) -> None:
+    broken = fusion.Side(torch.full((20, 6), float("nan")), torch.zeros(20, 4))
+    with pytest.raises(ValueError, match="look for NaN in the features"):
+        merge(model, DEFAULT, post=broken)
+
+
+def test_batches_cover_all_inputs_before_any_repeats() -> None:
+    batches = fusion._batches(48, 16, seed=0)
+    seen = torch.cat([next(batches) for _ in range(3)])
+    assert sorted(seen.tolist()) == list(range(48))
+    assert len(next(fusion._batches(5, 16, seed=0))) == 5

@@ -1,0 +1,94 @@
+"""Settings: the whole of params.yaml is checked, all mistakes together, the order of merging included."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from otmf import settings
+
+GOOD = {
+    "line": "small",
+    "tasks": {"a": {}, "b": {}, "c": {}},
+    "steps": {
+        "s01": {"task": "a", "previous": "s00"},
+        "s02": {"task": "b", "previous": "s01"},
+        "s03": {"task": "c", "previous": "s02"},
+    },
+}
+
+
+def changed(**changes) -> dict:
+    """GOOD with values replaced at dotted places (`__` for a dot)."""
+    content = copy.deepcopy(GOOD)
+    for place, value in changes.items():
+        *path, last = place.split("__")
+        section = content
+        for key in path:
+            section = section.setdefault(key, {})
+        section[last] = value
+    return content
+
+
+def test_good_parameters_pass_and_give_the_chain() -> None:
+    assert settings.chain(settings.check(GOOD).steps) == ["s01", "s02", "s03"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (changed(colour="red"), "colour: expected a known key; received an unknown one"),
+        (changed(steps__s01__merge__alpha=1.5), r"steps.s01.merge.alpha: .*less than or equal to 1; received 1.5"),
+        (changed(steps__s01__merge__alpha=-0.1), "steps.s01.merge.alpha: .*greater than or equal to 0"),
+        (changed(steps__s01__merge__alpha=float("nan")), "steps.s01.merge.alpha: .*finite"),
+        (changed(steps__s01__merge__epsilon=0), "steps.s01.merge.epsilon: .*greater than 0; received 0"),
+        (
+            changed(steps__s02__previous="s07"),
+            "steps.s02.previous: expected s00 or another step; received 's07', which is unknown",
+        ),
+        (
+            changed(steps__s03__previous="s01"),
+            "steps.s03.previous: expected a step that nothing follows; received 's01'",
+        ),
+        (changed(steps__s01__previous="s03"), "expected a chain that ends at s00; received a cycle"),
+        (changed(steps__s02__previous="s02"), "received a cycle"),
+        (
+            changed(steps__s03__task="a"),
+            "steps.s03.task: expected a task not merged before; received 'a', which s01 merges already",
+        ),
+        (changed(steps__s03__task="z"), r"steps.s03.task: expected one of the tasks \(a, b, c\); received 'z'"),
+        (changed(steps__s05={"task": "c", "previous": "s03"}), "expected s04 as the name of step 4; received 's05'"),
+        (changed(tasks__A={}), "tasks: expected a name .* received 'A'"),
+        (changed(defaults__merge={"alfa": 1}), "defaults.merge: alfa: expected a known key"),
+        (changed(defaults__preset="best"), "defaults.preset: .*'default' or 'paper'"),
+        ([1, 2], "expected a mapping of sections; received list"),
+    ],
+)
+def test_mistake_gets_one_sentence(content, message) -> None:
+    with pytest.raises(settings.SettingsError, match=message) as caught:
+        settings.check(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_reported_together() -> None:
+    content = changed(colour="red", steps__s01__merge__alpha=2, steps__s02__previous="s09")
+    with pytest.raises(settings.SettingsError) as caught:
+        settings.check(content)
+    assert all(place in str(caught.value) for place in ("colour", "steps.s01.merge.alpha", "steps.s02.previous"))
+
+
+def test_preset_paper_is_the_published_method() -> None:
+    paper = settings.merge("paper", {})
+    assert (paper.combination, paper.alpha, paper.steps, paper.learning_rate, paper.batch_size) == (
+        "convex",
+        0.8,
+        100,
+        0.01,
+        16,
+    )
+    assert (paper.alternate, paper.pre_images, paper.objective) == (True, "previous_task", "sinkhorn_divergence")
+
+
+def test_single_values_replace_those_of_a_preset() -> None:
+    assert settings.merge("paper", {"steps": 7}).steps == 7

@@ -1,0 +1,158 @@
+"""Transport: closed forms, properties for any input, messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otmf import transport
+
+
+def cloud(rows: int, columns: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_transport_cost_of_two_points_is_their_squared_distance() -> None:
+    x, y = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    assert float(transport.transport_cost(x, y, epsilon=0.1)) == pytest.approx(25.0)
+
+
+def test_transport_cost_of_a_shift_is_its_squared_length_at_small_epsilon() -> None:
+    x = 10 * cloud(8)
+    assert float(transport.transport_cost(x, x + 0.1, epsilon=0.001)) == pytest.approx(5 * 0.01, rel=1e-3)
+
+
+def test_divergence_of_a_shift_is_its_squared_length_at_any_epsilon() -> None:
+    """The divergence is exact on translations: entropic terms cancel. At small epsilon the iterations end first."""
+    x = cloud(12)
+    for epsilon, tolerance in ((0.05, 1e-4), (0.5, 1e-6), (5.0, 1e-6)):
+        value = transport.sinkhorn_divergence(x, x + 0.7, epsilon=epsilon, tolerance=1e-10, max_iterations=5000)
+        assert float(value) == pytest.approx(5 * 0.49, rel=tolerance)
+
+
+def test_coupling_equals_the_plain_log_domain_solver() -> None:
+    cost = transport.squared_distances(cloud(16), cloud(12, seed=1)).numpy()
+    for epsilon in (0.02, 0.1, 1.0):
+        scale = epsilon * cost.mean()
+        found = transport.sinkhorn_coupling(cost, epsilon=scale, tolerance=1e-12, max_iterations=20_000)
+        plain = ot.bregman.sinkhorn_log(
+            np.full(16, 1 / 16), np.full(12, 1 / 12), cost, scale, stopThr=1e-12, numItermax=20_000, warn=False
+        )
+        np.testing.assert_allclose(found.plan, plain, atol=1e-9)
+
+
+def test_constant_added_to_the_cost_changes_nothing_even_where_the_kernel_underflows() -> None:
+    """exp(-10000) is zero in float64: without the log domain every row of the kernel would vanish."""
+    cost = transport.squared_distances(cloud(16), cloud(16, seed=1)).numpy()
+    found = transport.sinkhorn_coupling(cost + 1e4, epsilon=1.0, tolerance=1e-10, max_iterations=5000)
+    plain = transport.sinkhorn_coupling(cost, epsilon=1.0, tolerance=1e-10, max_iterations=5000)
+    assert found.converged
+    np.testing.assert_allclose(found.plan, plain.plan, atol=1e-9)
+
+
+def test_coupling_reports_whether_it_converged() -> None:
+    cost = transport.squared_distances(cloud(16), cloud(16, seed=1)).numpy()
+    short = transport.sinkhorn_coupling(cost, epsilon=0.1 * cost.mean(), tolerance=1e-14, max_iterations=2)
+    long = transport.sinkhorn_coupling(cost, epsilon=0.1 * cost.mean(), tolerance=1e-9, max_iterations=5000)
+    assert not short.converged
+    assert long.converged
+    assert long.iterations > short.iterations
+    assert long.marginal_error < short.marginal_error
+
+
+def test_gradient_of_the_regularised_cost_is_the_envelope_gradient() -> None:
+    """Finite differences of the converged value agree with the gradient that holds the coupling constant."""
+    x, y = cloud(6).requires_grad_(), cloud(7, seed=1)
+    epsilon = 0.3 * float(transport.squared_distances(x, y).detach().mean())
+
+    def value(points: torch.Tensor) -> torch.Tensor:
+        cost = transport.squared_distances(points, y)
+        relative = epsilon / float(cost.detach().mean())
+        return transport.regularised_cost(points, y, epsilon=relative, tolerance=1e-13, max_iterations=20_000)
+
+    (gradient,) = torch.autograd.grad(value(x), x)
+    step = 1e-5
+    for row, column in ((0, 0), (3, 2), (5, 4)):
+        moved = x.detach().clone()
+        moved[row, column] += step
+        upper = float(value(moved))
+        moved[row, column] -= 2 * step
+        assert float(gradient[row, column]) == pytest.approx(
+            (upper - float(value(moved))) / (2 * step), rel=1e-4, abs=1e-7
+        )
+
+
+def test_three_quantities_are_what_their_definitions_say() -> None:
+    x, y, epsilon = cloud(9), cloud(9, seed=1), 0.2
+    cost = transport.squared_distances(x, y).numpy()
+    scale = epsilon * cost.mean()
+    found = transport.sinkhorn_coupling(cost, epsilon=scale, tolerance=1e-12, max_iterations=20_000)
+    options = {"epsilon": epsilon, "tolerance": 1e-12, "max_iterations": 20_000}
+    entropy = float((found.plan * np.log(found.plan * 81)).sum())
+    assert float(transport.transport_cost(x, y, **options)) == pytest.approx(float((found.plan * cost).sum()))
+    regularised = float(transport.regularised_cost(x, y, **options))
+    assert regularised == pytest.approx(float((found.plan * cost).sum()) + scale * entropy)
+
+    def own(points: torch.Tensor) -> float:
+        within = transport.squared_distances(points, points).numpy()
+        plan = transport.sinkhorn_coupling(within, epsilon=scale, tolerance=1e-12, max_iterations=20_000)
+        return transport.regularised_value(plan, within, epsilon=scale)
+
+    expected = regularised - (own(x) + own(y)) / 2
+    assert float(transport.sinkhorn_divergence(x, y, **options)) == pytest.approx(expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 12), st.floats(0.02, 2.0), st.integers(0, 1000))
+def test_cost_and_epsilon_scale_together(rows: int, columns: int, epsilon: float, seed: int) -> None:
+    cost = transport.squared_distances(cloud(rows, seed=seed), cloud(columns, seed=seed + 1)).numpy()
+    one = transport.sinkhorn_coupling(cost, epsilon=epsilon * cost.mean())
+    other = transport.sinkhorn_coupling(7 * cost, epsilon=7 * epsilon * cost.mean())
+    np.testing.assert_allclose(one.plan, other.plan, atol=1e-9)
+    assert one.plan.sum() == pytest.approx(1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 16), st.integers(0, 1000), st.floats(0.05, 1.0))
+def test_divergence_is_zero_between_equal_clouds_and_never_below(rows: int, seed: int, epsilon: float) -> None:
+    x, y = cloud(rows, seed=seed), cloud(rows, seed=seed + 1)
+    options = {"epsilon": epsilon, "tolerance": 1e-9, "max_iterations": 5000}
+    assert float(transport.sinkhorn_divergence(x, x.clone(), **options)) == pytest.approx(0.0, abs=1e-9)
+    assert float(transport.sinkhorn_divergence(x, y, **options)) > -1e-6
+
+
+def test_divergence_does_not_depend_on_the_order_of_samples() -> None:
+    x, y = cloud(10), cloud(10, seed=1)
+    shuffled = y[torch.randperm(10, generator=torch.Generator().manual_seed(3))]
+    one = transport.sinkhorn_divergence(x, y, epsilon=0.1, tolerance=1e-10, max_iterations=5000)
+    assert float(one) == pytest.approx(
+        float(transport.sinkhorn_divergence(x, shuffled, epsilon=0.1, tolerance=1e-10, max_iterations=5000))
+    )
+
+
+def test_exact_coupling_of_equal_sizes_is_a_permutation() -> None:
+    cost = transport.squared_distances(cloud(9), cloud(9, seed=1)).numpy()
+    plan = 9 * transport.exact_coupling(cost).plan
+    assert set(np.unique(plan.round(9))) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
+def test_epsilon_that_is_not_positive_is_refused(epsilon: float) -> None:
+    with pytest.raises(ValueError, match="expected epsilon > 0, in the unit of the cost; received"):
+        transport.sinkhorn_coupling(np.ones((2, 2)), epsilon=epsilon)
+    with pytest.raises(ValueError, match="expected epsilon > 0, in units of the mean cost; received"):
+        transport.transport_cost(cloud(3), cloud(3), epsilon=epsilon)
+
+
+def test_cost_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a finite cost .* look for NaN in the features"):
+        transport.sinkhorn_coupling(np.array([[1.0, np.nan]]), epsilon=1.0)
+
+
+def test_clouds_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected two clouds of shape"):
+        transport.squared_distances(cloud(3, 4), cloud(3, 5))
