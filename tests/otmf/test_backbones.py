@@ -1,0 +1,56 @@
+"""Backbones: open_clip's own numbers, and messages."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+
+from otmf import backbones
+from tests import makers
+
+
+def test_skeleton_holds_no_weights_and_computes_what_open_clip_computes(backbone) -> None:
+    assert all(value.is_meta for value in backbone.skeleton.state_dict().values())
+    state = backbones.initial_state(backbone, seed=0)
+    tower = open_clip.model._build_vision_tower(
+        8, open_clip.model.CLIPVisionCfg(**makers.BACKBONE["vision_cfg"])
+    ).eval()
+    tower.load_state_dict(state)
+    inputs = backbone.prepare(makers.pictures(4, seed=0)[0])
+    torch.testing.assert_close(backbone.features(state, inputs), tower(inputs))
+
+
+def test_initial_state_comes_from_its_seed_alone(backbone) -> None:
+    torch.manual_seed(5)
+    one = backbones.initial_state(backbone, seed=1)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1)), "torch's own random state is untouched"
+    assert all(torch.equal(value, backbones.initial_state(backbone, seed=1)[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "convnext_base"])
+def test_towers_of_open_clip_are_built_by_name(name) -> None:
+    found = backbones.build({"model": name})
+    assert found.has_text
+    assert found.image_size == 224
+
+
+def test_unknown_model_and_bad_configuration_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="expected a model of open_clip; received 'ViT-Z'; choose one of"):
+        backbones.build({"model": "ViT-Z"})
+    with pytest.raises(ValueError, match="expected a backbone with `embed_dim` and `vision_cfg`"):
+        backbones.build({"embed_dim": 8, "vision_cfg": {"colour": 1}})
+    with pytest.raises(
+        ValueError, match=r"expected a backbone's JSON file inside the line's folder; received '\.\./x\.json'"
+    ):
+        backbones.read_config("../x.json", tmp_path)
+    (tmp_path / "x.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"expected JSON in x\.json; received text that does not parse"):
+        backbones.read_config("x.json", tmp_path)
+
+
+def test_weights_by_tag_need_a_known_tag() -> None:
+    with pytest.raises(ValueError, match=r"expected a tag of ViT-B-32 \(openai, .*\); received 'none'"):
+        backbones.tagged_state(backbones.build({"model": "ViT-B-32"}), "none")

@@ -1,0 +1,43 @@
+"""Heads: closed forms and messages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from otmf import heads, settings
+
+FEATURES = torch.tensor([[2.0, 0.0], [4.0, 0.2], [0.0, 3.0], [0.1, 1.0]])
+LABELS = torch.tensor([0, 0, 1, 1])
+
+
+def test_prototype_points_at_its_class_whatever_the_length_of_features() -> None:
+    head = heads.prototype(FEATURES, LABELS, classes=2, scale=10)
+    assert heads.accuracy(head, 100 * FEATURES, LABELS) == 1.0
+    torch.testing.assert_close(head.weight.norm(dim=1), torch.tensor([10.0, 10.0]))
+
+
+def test_centred_prototypes_of_two_classes_are_opposite() -> None:
+    head = heads.prototype(FEATURES + 5, LABELS, classes=2, scale=1, centre=True)
+    torch.testing.assert_close(head.weight[0], -head.weight[1])
+
+
+def test_zero_shot_head_averages_normalised_prompts() -> None:
+    embeddings = torch.tensor([[[2.0, 0.0], [0.0, 7.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    head = heads.zero_shot(embeddings, scale=1.0)
+    torch.testing.assert_close(head.weight[0], torch.tensor([0.5, 0.5]).sqrt())
+
+
+def test_probe_and_tuning_learn_what_prototypes_cannot() -> None:
+    features = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.3], [1.0, -0.3]])
+    labels = torch.tensor([0, 1, 0, 1])
+    assert heads.accuracy(heads.probe(features, labels, classes=2, seed=0), features, labels) == 1.0
+    wrong = heads.Head(torch.tensor([[0.0, -1.0], [0.0, 1.0]]), torch.zeros(2))
+    tuned = heads.tune(wrong, features, labels, options=settings.HeadTune(steps=300, learning_rate=0.1, batch_size=4))
+    assert heads.accuracy(wrong, features, labels) == 0.0
+    assert heads.accuracy(tuned, features, labels) == 1.0
+
+
+def test_class_without_inputs_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected labelled inputs of each of 3 classes; received counts \[2, 2, 0\]"):
+        heads.prototype(FEATURES, LABELS, classes=3, scale=1)
