@@ -1,0 +1,120 @@
+"""Admission: a card that cannot be used changes nothing in the line; a good one is prepared in a clone alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows import admission, workspace
+from otmf import cards, settings
+from tests import makers
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return makers.line(tmp_path_factory.mktemp("lines") / "line")
+
+
+def state(root: Path) -> dict[str, bytes]:
+    """Everything of a line that must not change: its commit, its tracked files, what git sees."""
+    tracked = workspace.git(root, "ls-files").split()
+    return {
+        "commit": workspace.git(root, "rev-parse", "HEAD").encode(),
+        "status": workspace.git(root, "status", "--porcelain").encode(),
+        **{name: (root / name).read_bytes() for name in tracked},
+    }
+
+
+def admit(root: Path, card: Path):
+    line, read = admission.open_all(root, card)
+    return admission.prepare(line, read, card, admission.new_step(workspace.params(line), read))
+
+
+def test_good_card_is_prepared_in_a_clone_and_the_line_stays(root, tmp_path) -> None:
+    before = state(root)
+    attempt, parts = admit(root, makers.card(tmp_path, "good", finetune={"epochs": 3}))
+    assert state(root) == before
+    params = workspace.params(attempt)
+    assert params.tasks["good"].finetune.epochs == 3
+    assert params.steps["s01"].previous == "s00"
+    assert (parts["labelled"], parts["unlabelled"], parts["test"]) == (36, 12, 18)
+    assert not list((root / ".otmf/incoming").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"finetune": {"epoch": 3}}, "card bad: epoch: expected a known key"),
+        ({"finetune": {"learning_rate": -1}}, "card bad: learning_rate: .*greater than 0; received -1"),
+        ({"merge": {"alpha": 2}}, "card bad: alpha: .*less than or equal to 1; received 2"),
+        ({"merge": {"epsilon": 0}}, "card bad: epsilon: .*greater than 0"),
+        ({"head": {"kind": "magic"}}, "card bad: kind: "),
+        ({"path": "none.npz"}, "expected the data of task bad at `path`; received 'none.npz'"),
+        ({"checkpoint": {"path": "none.pt"}}, "expected a file at checkpoint.path; received 'none.pt'"),
+        ({"data": {**makers.arrays(seed=1), "train_y": np.full(48, 9)}}, "expected train labels from 0 to 2"),
+    ],
+)
+def test_bad_card_is_refused_in_one_sentence_and_the_line_stays(root, tmp_path, keys, message) -> None:
+    before = state(root)
+    with pytest.raises((cards.CardError, settings.SettingsError), match=message) as caught:
+        admit(root, makers.card(tmp_path, "bad", **keys))
+    assert "\n" not in str(caught.value)
+    assert state(root) == before
+    assert not list((root / ".otmf/incoming").iterdir())
+
+
+def test_line_with_uncommitted_changes_is_refused(root, tmp_path) -> None:
+    params = root / "params.yaml"
+    before = params.read_bytes()
+    params.write_bytes(before + b"# changed\n")
+    try:
+        with pytest.raises(
+            workspace.WorkspaceError, match=r"expected a line without uncommitted changes; received params\.yaml"
+        ):
+            admission.open_all(root, makers.card(tmp_path, "good"))
+    finally:
+        params.write_bytes(before)
+
+
+def test_line_held_by_another_process_is_refused(root) -> None:
+    line = workspace.open_line(root)
+    with (
+        workspace.locked(line),
+        pytest.raises(
+            workspace.WorkspaceError, match="expected line to be free; received a line that another onboarding"
+        ),
+        workspace.locked(workspace.open_line(root)),
+    ):
+        pass
+
+
+def test_folder_without_a_line_is_refused(tmp_path) -> None:
+    with pytest.raises(
+        workspace.WorkspaceError, match="expected a line of models in .*; received a folder without one"
+    ):
+        workspace.open_line(tmp_path)
+
+
+def test_line_is_not_made_in_a_folder_with_content_nor_left_half_made(tmp_path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("x", encoding="utf-8")
+    with pytest.raises(
+        workspace.WorkspaceError, match="expected a new or empty folder; received .*full, which has content"
+    ):
+        workspace.create(tmp_path / "full")
+    base = makers.base_card(tmp_path / "materials")
+    (tmp_path / "materials/mixture.npz").write_bytes(b"")
+    with pytest.raises(cards.CardError):
+        workspace.create(tmp_path / "new", base=base)
+    assert not (tmp_path / "new").exists()
+
+
+def test_card_with_the_name_of_an_onboarded_task_is_refused(tmp_path) -> None:
+    params = settings.check({"line": "x", "tasks": {"a": {}}, "steps": {"s01": {"task": "a", "previous": "s00"}}})
+    card = cards.Card(name="a", source="embedded", path="dice")
+    with pytest.raises(
+        workspace.WorkspaceError, match="expected a new task; received 'a', which is onboarded already as s01"
+    ):
+        admission.new_step(params, card)

@@ -1,0 +1,51 @@
+"""One real Prefect server for all pipeline tests, and lines that real onboardings have run on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import process, server
+from tests import makers
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory) -> Iterator[str]:
+    """The API address of a Prefect server on sqlite."""
+    with server.own(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def otmf(prefect_server, tmp_path_factory):
+    """Runs the command as a user would; returns the finished process."""
+
+    def run(*arguments: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
+        extra = {"PREFECT_API_URL": prefect_server, "HOME": str(tmp_path_factory.getbasetemp()), **environment}
+        extra = {key: value for key, value in {**process.environment(), **extra}.items() if value != ""}
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "otmf"), *map(str, arguments)],
+            env=extra, capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+        if code is not None:
+            assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def onboarded(otmf, tmp_path_factory) -> tuple[Path, list[subprocess.CompletedProcess]]:
+    """A line with two tasks, and the output of their onboardings."""
+    folder = tmp_path_factory.mktemp("lines")
+    root = makers.line(folder / "small", head_tune={"heads": "previous"})
+    cards = [makers.card(folder / "cards", name, seed=seed) for name, seed in (("first", 1), ("second", 2))]
+    return root, [otmf("onboard", card, "--line", root) for card in cards]
+
+
+os.environ.setdefault("GIT_CONFIG_NOSYSTEM", "1")

@@ -1,0 +1,92 @@
+"""The direction of dependency, and the one door of each third-party package, held by the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCH_FREE = {"__version__", "cards", "embedded", "errors", "images", "layout", "lineage", "metrics", "settings"}
+DOORS = {
+    "open_clip": {"otmf/backbones.py"},
+    "ot": {"otmf/transport.py"},
+    "safetensors": {"otmf/checkpoints.py"},
+    "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
+    "prefect": {"flows/onboard.py"},
+    "dvc": set(),
+}
+
+
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names imported anywhere in a file; `from a import b` counts as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def calls(path: Path) -> set[str]:
+    """Names called as plain functions in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+@pytest.mark.parametrize("path", files("otmf"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_library_knows_neither_stages_nor_flows_nor_their_tools(path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & {"stages", "flows", "dvc", "prefect", "mlflow", "typer", "rich"}
+    assert "print" not in calls(path)
+
+
+@pytest.mark.parametrize("path", files("flows"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_flows_import_only_modules_without_torch_and_no_stage(path) -> None:
+    found = imports(path)
+    assert not {name.split(".")[0] for name in found} & {"stages", "torch", "open_clip", "ot"}
+    assert {name.split(".")[1] for name in found if name.startswith("otmf.")} <= TORCH_FREE
+
+
+@pytest.mark.parametrize("path", files("stages"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_stages_do_not_import_flows(path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & {"flows", "prefect", "dvc"}
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_package_enters_by_its_door_alone(package) -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for path in files("otmf", "stages", "flows")
+        if package in {name.split(".")[0] for name in imports(path)}
+    }
+    assert users <= DOORS[package]
+
+
+def test_torch_free_modules_import_without_torch() -> None:
+    import subprocess
+    import sys
+
+    names = ", ".join(sorted(TORCH_FREE - {"__version__"}))
+    code = f"import sys; from otmf import {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_only_repro_starts_dvc_and_no_command_goes_through_a_shell() -> None:
+    for path in files("otmf", "stages", "flows"):
+        text = path.read_text(encoding="utf-8")
+        assert "shell=True" not in text
+        assert "os.system" not in text
+        assert '"-m", "dvc"' not in text or path.name == "repro.py"
+
+
+def test_every_document_a_stage_script_stays_small() -> None:
+    for path in files("stages"):
+        if not path.name.startswith("_"):
+            assert len(path.read_text(encoding="utf-8").splitlines()) < 150, path
