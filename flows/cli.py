@@ -59,14 +59,13 @@ def onboard(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
 ) -> None:
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate."""
-    with _clear_failures(), _prefect(line):
-        from flows import warm
-        from flows.onboard import onboard as flow
-        from flows.onboard import open_all
+    from flows import admission, warm
 
-        open_all(line, card)
+    with _clear_failures():
+        admission.open_all(line, card)
+        with warm.interpreter() as environment, _prefect(line):
+            from flows.onboard import onboard as flow
 
-        with warm.interpreter() as environment:
             found = flow(str(line), str(card), environment, wait)
         change = "" if found.bwt is None else f", backward transfer {100 * found.bwt:+.1f} points"
         out.print(
@@ -204,6 +203,7 @@ def _prefect(line: Path) -> Iterator[None]:
     from flows import process, server, workspace
 
     home = workspace.open_line(line).private / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
     for key, value in {**process.QUIET, **server.settings(home)}.items():
         os.environ.setdefault(key, value)
     if os.environ.get("PREFECT_API_URL"):

@@ -80,6 +80,8 @@ def pump(
     except BaseException:
         end(process)
         raise
+    finally:
+        process.stdout.close()
     if code != 0:
         raise ProcessError(_last_sentence(lines, arguments))
     return lines
@@ -93,8 +95,6 @@ def end(process: subprocess.Popen) -> None:
             process.wait(patience)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def die_with_parent() -> None:

@@ -22,12 +22,13 @@ def train(
     labels: Tensor,
     options: settings.Training,
     label_smoothing: float = 0.0,
+    mirror: Tensor | None = None,
     report: Report | None = None,
 ) -> task_vectors.State:
     """The state after training all floating-point tensors by cross-entropy.
 
     AdamW (decay on matrices alone), or Muon for the weights of linear maps and AdamW for the rest; linear warm-up, then
-    cosine decay to zero; gradients clipped at norm 1; inputs moved at random by up to `options.shift` pixels.
+    cosine decay to zero; gradients clipped at norm 1; inputs varied at random as in `vary`.
 
     Args:
         state: where to start; not modified. On the device to train on.
@@ -36,6 +37,7 @@ def train(
         labels: shape (n,), whole numbers.
         options: all settings of the run.
         label_smoothing: in [0, 1).
+        mirror: shape (n,), whether an input may be mirrored; None for none.
         report: called after each epoch with its number from 1 and the mean loss.
 
     Raises:
@@ -52,7 +54,9 @@ def train(
         losses = 0.0
         for batch in range(batches):
             chosen = order[batch * options.batch_size : (batch + 1) * options.batch_size]
-            moved = shift(inputs[chosen], options.shift, generator=generator)
+            moved = vary(
+                inputs[chosen], options, generator=generator, mirrored=None if mirror is None else mirror[chosen]
+            )
             loss = functional.cross_entropy(logits(trained, moved), labels[chosen], label_smoothing=label_smoothing)
             rate = rate_factor(epoch * batches + batch, total, warmup=options.warmup) * options.learning_rate
             for value in parameters:
@@ -78,19 +82,32 @@ def rate_factor(step: int, total: int, *, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
-def shift(inputs: Tensor, pixels: int, *, generator: torch.Generator) -> Tensor:
-    """Images (n, c, h, w), each moved by its own random number of pixels, up to `pixels`; edges are repeated."""
-    if pixels == 0:
+def vary(
+    inputs: Tensor, options: settings.Training, *, generator: torch.Generator, mirrored: Tensor | None = None
+) -> Tensor:
+    """Images (n, c, h, w), each varied at random: moved, zoomed, turned, mirrored where allowed, its contrast changed.
+
+    Args:
+        inputs: shape (n, c, h, w); edges are repeated where the varied image reaches beyond them.
+        options: `shift` in pixels, `zoom` and `jitter` as fractions, `turn` in radians, each the greatest change.
+        generator: of all random numbers, on the CPU.
+        mirrored: shape (n,), whether an image may be mirrored left to right; None for none.
+    """
+    if not (options.shift or options.zoom or options.turn or options.jitter or mirrored is not None):
         return inputs
     count, _, height, width = inputs.shape
-    padded = functional.pad(inputs, (pixels,) * 4, mode="replicate")
-    down = torch.randint(2 * pixels + 1, (count,), generator=generator).to(inputs.device)
-    right = torch.randint(2 * pixels + 1, (count,), generator=generator).to(inputs.device)
-    rows = (down[:, None] + torch.arange(height, device=inputs.device))[:, None, :, None]
-    columns = (right[:, None] + torch.arange(width, device=inputs.device))[:, None, None, :]
-    images = torch.arange(count, device=inputs.device)[:, None, None, None]
-    channels = torch.arange(inputs.shape[1], device=inputs.device)[None, :, None, None]
-    return padded[images, channels, rows, columns]
+    draws = 2 * torch.rand(7, count, generator=generator) - 1
+    zoom, angle = 1 + options.zoom * draws[0], options.turn * draws[1]
+    sign = torch.ones(count) if mirrored is None else torch.where(mirrored.cpu() & (draws[2] > 0), -1.0, 1.0)
+    across, down = 2 * options.shift * draws[3] / width, 2 * options.shift * draws[4] / height
+    first = torch.stack([sign * zoom * angle.cos(), -zoom * angle.sin(), across], dim=1)
+    second = torch.stack([sign * zoom * angle.sin(), zoom * angle.cos(), down], dim=1)
+    grid = functional.affine_grid(torch.stack([first, second], dim=1), list(inputs.shape), align_corners=False)
+    moved = functional.grid_sample(inputs, grid.to(inputs.device), padding_mode="border", align_corners=False)
+    if not options.jitter:
+        return moved
+    contrast, brightness = (options.jitter * draws[row].to(inputs.device)[:, None, None, None] for row in (5, 6))
+    return moved * (1 + contrast) + brightness
 
 
 def _optimisers(trained: Mapping[str, Tensor], options: settings.Training) -> list[torch.optim.Optimizer]:

@@ -38,7 +38,11 @@ class Training(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Count = 32
     warmup: Fraction = 0.08
-    shift: Annotated[int, Field(ge=0)] = 2
+    shift: Annotated[float, Field(ge=0)] = 2.0
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    turn: Annotated[float, Field(ge=0)] = 0.0
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mirror: bool = False
     seed: Seed = 0
 
 
@@ -51,7 +55,7 @@ class Pretrained(Training):
     learning_rate: Positive = 2e-3
     batch_size: Count = 128
     warmup: Fraction = 0.2
-    shift: Annotated[int, Field(ge=0)] = 3
+    shift: Annotated[float, Field(ge=0)] = 3.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     scale: Positive = 20.0
     label_smoothing: Fraction = 0.0

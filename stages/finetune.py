@@ -117,6 +117,7 @@ def _train(
         inputs=inputs,
         options=options,
         report=report,
+        mirror=torch.ones(len(labels), dtype=torch.bool) if options.mirror else None,
         logits=lambda current, batch: frozen.logits(backbone.features(current, batch)),
     )
     return _encoder.to(state, torch.device("cpu"))

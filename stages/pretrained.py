@@ -46,7 +46,9 @@ def _train(
 ) -> task_vectors.State:
     """Cross-entropy over the classes of all parts, through cosine logits against learned class vectors."""
     folder = line.raw("pretrained")
-    parts = [images.load(folder / name) for name in _encoder.read_json(folder / "base.json")["parts"]]
+    source = _encoder.read_json(folder / "base.json")
+    parts = [images.load(folder / name) for name in source["parts"]]
+    mirrored = [part.name in source["mirrored"] for part in parts]
     pixels = np.concatenate([part.train.read(np.arange(len(part.train)), backbone.image_size) for part in parts])
     firsts = np.cumsum([0, *(len(part.classes) for part in parts)])
     labels = torch.from_numpy(
@@ -76,6 +78,7 @@ def _train(
         labels=labels.to(where),
         options=options,
         label_smoothing=options.label_smoothing,
+        mirror=torch.repeat_interleave(torch.tensor(mirrored), torch.tensor([len(part.train) for part in parts])),
         report=report,
     )
     classifier = trained.pop("classifier").cpu()

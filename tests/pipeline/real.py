@@ -1,0 +1,102 @@
+"""The chain on real images: a line, its base and its cards, made from a folder of npz files. No code of its own.
+
+    python -m tests.pipeline.real DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N]
+
+DATA_FOLDER holds mnist.npz, eurosat.npz, ... and pretrain_tiny_imagenet.npz; LINE_FOLDER is made, outside any
+repository, as the data may not be copied into one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests import makers
+
+TASKS = ("mnist", "eurosat", "gtsrb", "fashion_mnist", "sign_digits", "omniglot_alphabets", "cifar10")
+MIRRORED = ("pretrain_tiny_imagenet", "eurosat", "fashion_mnist", "cifar10")
+HELD_BACK = 0.34
+BACKBONE = Path(__file__).resolve().parents[2] / "data/backbones/vit_small_32.json"
+
+
+def prepare(
+    data: Path, folder: Path, *, tasks: tuple[str, ...] = TASKS, epochs: int = 25, threads: int = 1
+) -> tuple[Path, list[Path]]:
+    """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
+
+    The base is pretrained, with labels, on pretrain_tiny_imagenet and on the third of each task's train images that its
+    split holds back; those images serve nothing else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [{"name": "tiny", "source": "npz", "path": str(data / "pretrain_tiny_imagenet.npz"), "mirror": True}]
+    parts += [
+        {"name": f"{name}_held", "source": "npz", "path": str(data / f"{name}.npz"), "share": "held_back",
+         "mirror": name in MIRRORED} for name in tasks
+    ]  # fmt: skip
+    makers.write_yaml(folder / "pretrained.yaml", {"source": "train", "held_back": HELD_BACK, "parts": parts})
+    varied = {"shift": 1.6, "zoom": 0.1, "turn": 0.14, "jitter": 0.2}
+    content = {
+        "line": "vision7",
+        "device": "cpu",
+        "threads": threads,
+        "pretrained": {"epochs": epochs, "label_smoothing": 0.1, "scale": 16, "warmup": 0.03, "shift": 3.2, "zoom": 0.25,
+                       "turn": 0.26, "jitter": 0.4},
+        "defaults": {
+            "split": {"held_back": HELD_BACK, "unlabelled": 0.165},
+            "head": {"images_per_class": 1, "scale": 20},
+            "finetune": {"epochs": 6, "learning_rate": 0.0005, "batch_size": 64, **varied},
+        },
+        "tasks": {},
+        "steps": {},
+    }  # fmt: skip
+    makers.write_yaml(folder / "params.yaml", content)
+    cards = []
+    for name in tasks:
+        finetune = {"finetune": {"mirror": True}} if name in MIRRORED else {}
+        makers.write_yaml(
+            folder / f"{name}.yaml", {"name": name, "source": "npz", "path": str(data / f"{name}.npz"), **finetune}
+        )
+        cards.append(folder / f"{name}.yaml")
+    return folder / "pretrained.yaml", cards
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("line", type=Path)
+    parser.add_argument("--tasks", type=int, default=len(TASKS))
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    materials = given.line.parent / f"{given.line.name}_cards"
+    base, cards = prepare(
+        given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
+    )
+    otmf = str(Path(sys.executable).parent / "otmf")
+    begun = time.perf_counter()
+    init = [
+        "init",
+        str(given.line),
+        "--base",
+        str(base),
+        "--params",
+        str(materials / "params.yaml"),
+        "--backbone",
+        str(BACKBONE),
+    ]
+    commands = [init, *(["onboard", str(card), "--line", str(given.line)] for card in cards)]
+    commands += [
+        ["compare", "--line", str(given.line)],
+        ["report", "--line", str(given.line)],
+        ["status", "--line", str(given.line)],
+    ]
+    for command in commands:
+        subprocess.run([otmf, *command], check=True)
+    print(f"{len(cards)} tasks in {time.perf_counter() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
