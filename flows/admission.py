@@ -79,11 +79,12 @@ def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Tas
             finetune=settings.section(settings.Finetune, {**defaults.finetune.model_dump(), **card.finetune}),
         )
         merge = settings.merge(defaults.preset, {**defaults.merge, **card.merge})
+        head_tune = settings.head_tune(defaults.preset, defaults.head_tune)
     except settings.SettingsError as error:
         raise settings.SettingsError(f"card {card.name}: {error}") from error
     return chosen, {
         "merge": merge.model_dump(mode="json"),
-        "head_tune": defaults.head_tune.model_dump(mode="json"),
+        "head_tune": head_tune.model_dump(mode="json"),
         "evaluate": settings.Evaluate().model_dump(mode="json"),
     }
 

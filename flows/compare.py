@@ -17,14 +17,16 @@ from otmf import layout, settings
 FIRST_SEED = 42
 FOLDER = "data/compare"
 RESULT = "data/results/compare.json"
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    # row of the table: preset, single values
-    "running_average": ("default", {"method": "running_average"}),
-    "task_arithmetic": ("default", {"method": "task_arithmetic"}),
-    "wudi": ("default", {"method": "wudi"}),
-    "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}),
-    "otmf_paper": ("paper", {}),
-    "otmf_default": ("default", {}),
+METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
+    # row of the table: preset, single values over it, heads
+    "running_average": ("default", {"method": "running_average"}, "frozen"),
+    "task_arithmetic": ("default", {"method": "task_arithmetic"}, "frozen"),
+    "wudi": ("default", {"method": "wudi"}, "frozen"),
+    "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}, "frozen"),
+    "otmf_paper_without_labels": ("paper", {}, "frozen"),
+    "otmf_default": ("default", {}, "frozen"),
+    "running_average_with_head_tuning": ("default", {"method": "running_average"}, "previous"),
+    "otmf_paper": ("paper", {}, "previous"),
 }
 
 
@@ -40,7 +42,13 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None], extra: 
             )
         tracking.prepare(line, params.line)
         attempt = workspace.begin(line, "compare")
-        _write(attempt, tasks, [FIRST_SEED + place for place in range(orders)], params.defaults.merge)
+        _write(
+            attempt,
+            tasks,
+            [FIRST_SEED + place for place in range(orders)],
+            params.defaults.merge,
+            params.defaults.head_tune,
+        )
         commit = workspace.git(attempt.root, "rev-parse", "HEAD").strip()
         uri = tracking.uri(line)
         extra = {**extra, "OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
@@ -70,15 +78,15 @@ def references(line: layout.Layout) -> dict[str, dict[str, float]]:
 def table(line: layout.Layout) -> Table:
     """The comparison as a table for the terminal, in per cent."""
     tasks = references(line)
-    shown = Table(
-        title=f"Methods over {len(tasks)} tasks, heads frozen, no labels at the merge (mean and deviation over orders, %)"
-    )
-    for column in ("method", "sees", "ACC", "BWT", "of fine-tuned"):
-        shown.add_column(column, justify="left" if column in ("method", "sees") else "right")
+    shown = Table(title=f"Methods over {len(tasks)} tasks (mean and deviation over orders, %)")
+    for column in ("method", "sees", "labels", "ACC", "BWT", "of fine-tuned"):
+        shown.add_column(column, justify="left" if column in ("method", "sees", "labels") else "right")
     for name in ("base", "finetuned"):
-        shown.add_row(name, "", f"{100 * mean(scores[name] for scores in tasks.values()):.1f}", "", "")
+        shown.add_row(name, "", "", f"{100 * mean(scores[name] for scores in tasks.values()):.1f}", "", "")
     for row in summary(line):
-        shown.add_row(row["method"], row["sees"], *(per_cent(row[key]) for key in ("acc", "bwt", "normalised")))
+        shown.add_row(
+            row["method"], row["sees"], row["labels"], *(per_cent(row[key]) for key in ("acc", "bwt", "normalised"))
+        )
     return shown
 
 
@@ -93,10 +101,15 @@ def _spread(values: list[float]) -> tuple[float, float] | None:
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def _write(attempt: layout.Layout, tasks: list[str], orders: list[int], overrides: dict[str, Any]) -> None:
+def _write(
+    attempt: layout.Layout, tasks: list[str], orders: list[int], overrides: dict[str, Any], heads: dict[str, Any]
+) -> None:
     methods = {
-        name: settings.merge(preset, {**overrides, **values}).model_dump(mode="json")
-        for name, (preset, values) in METHODS.items()
+        name: {
+            "merge": settings.merge(preset, {**overrides, **values}).model_dump(mode="json"),
+            "head_tune": settings.head_tune(preset, {**heads, "heads": tuned}).model_dump(mode="json"),
+        }
+        for name, (preset, values, tuned) in METHODS.items()
     }
     deps = ["data/models/pretrained"]
     for task in tasks:

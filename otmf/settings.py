@@ -124,6 +124,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+HEAD_PRESETS: dict[str, dict[str, Any]] = {"default": {"heads": "frozen"}, "paper": {"heads": "previous"}}
+
+
 class HeadTune(_Section):
     """Which heads are trained on frozen merged features, with how much of the labelled images."""
 
@@ -167,7 +170,7 @@ class Defaults(_Section):
     head: Head = Head()
     finetune: Finetune = Finetune()
     merge: dict[str, Any] = Field(default_factory=dict)
-    head_tune: HeadTune = HeadTune()
+    head_tune: dict[str, Any] = Field(default_factory=dict)
 
 
 class Params(_Section):
@@ -200,11 +203,9 @@ def check(content: Any) -> Params:
     params = None
     try:
         params = Params.model_validate(content)
-        merge(params.defaults.preset, params.defaults.merge)
+        mistakes += _preset_mistakes(params.defaults)
     except ValidationError as error:
         mistakes.insert(0, cards.describe_errors(error))
-    except SettingsError as error:
-        mistakes.insert(0, f"defaults.merge: {error}")
     if mistakes:
         raise SettingsError("params.yaml: " + "; ".join(mistakes))
     return params
@@ -213,6 +214,11 @@ def check(content: Any) -> Params:
 def merge(preset: str, overrides: dict[str, Any]) -> Merge:
     """The merge settings of a preset with single values replaced. Raises SettingsError for a bad value."""
     return section(Merge, {**PRESETS[preset], **overrides})
+
+
+def head_tune(preset: str, overrides: dict[str, Any]) -> HeadTune:
+    """The head settings of a preset with single values replaced. Raises SettingsError for a bad value."""
+    return section(HeadTune, {**HEAD_PRESETS[preset], **overrides})
 
 
 def section(model: type[Any], values: dict[str, Any]) -> Any:
@@ -231,6 +237,16 @@ def chain(steps: dict[str, Step]) -> list[str]:
         current = following[current]
         order.append(current)
     return order
+
+
+def _preset_mistakes(defaults: Defaults) -> list[str]:
+    mistakes = []
+    for name, read in (("merge", merge), ("head_tune", head_tune)):
+        try:
+            read(defaults.preset, getattr(defaults, name))
+        except SettingsError as error:
+            mistakes.append(f"defaults.{name}: {error}")
+    return mistakes
 
 
 def _order_mistakes(content: dict[str, Any]) -> list[str]:

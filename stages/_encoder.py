@@ -112,3 +112,15 @@ def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.nda
             "split.unlabelled or bring more images"
         )
     return pixels(task.train, drawn, open_backbone(line))
+
+
+def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[np.ndarray, Tensor]:
+    """Pixels and labels of the fraction of a task's labelled images that its head may be tuned on, drawn from the seed."""
+    task, split = line.load(name)
+    if not len(split.labelled):
+        raise ValueError(
+            f"task {name}: expected labelled train images to tune its head; received none; set heads: frozen"
+        )
+    count = max(1, round(options.fraction * len(split.labelled)))
+    drawn = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
+    return pixels(task.train, drawn, open_backbone(line)), torch.from_numpy(task.train.labels[drawn])

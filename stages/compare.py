@@ -1,4 +1,4 @@
-"""Stage `compare`: every method of a list over several orders of the line's experts, with the heads frozen."""
+"""Stage `compare`: every method of a list over several orders of the line's experts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def main(line: _params.Line) -> Facts:
     wanted = _params.load_yaml(line.root / SETTINGS)
     bench = _Bench(line, wanted["tasks"])
     rows = [
-        bench.run(name, settings.section(settings.Merge, options), seed)
+        bench.run(
+            name,
+            settings.section(settings.Merge, options["merge"]),
+            settings.section(settings.HeadTune, options["head_tune"]),
+            seed,
+        )
         for name, options in wanted["methods"].items()
         for seed in wanted["orders"]
     ]
@@ -50,11 +55,11 @@ class _Bench:
         self.tests = {task: self._test(task) for task in tasks}
         self.unlabelled: dict[str, np.ndarray] = {}
 
-    def run(self, name: str, options: settings.Merge, seed: int) -> dict:
+    def run(self, name: str, options: settings.Merge, head_tune: settings.HeadTune, seed: int) -> dict:
         """One method over one order: accuracies after each task's own step and at the end."""
         order = list(self.tasks)
         random.Random(seed).shuffle(order)
-        merged, state, rows, seconds = None, {}, [], 0.0
+        merged, state, rows, seconds, served = None, {}, [], 0.0, dict(self.heads)
         for count, task in enumerate(order, start=1):
             begun = time.perf_counter()
             done = continual.advance(self.pretrained, merged, self.vectors[task], count=count, state=state, options=options,
@@ -62,9 +67,12 @@ class _Bench:
             seconds += time.perf_counter() - begun
             merged, state = done.vector, done.state
             current = task_vectors.add(self.pretrained, merged)
+            for old in {"frozen": [], "previous": order[:count][-2:-1], "all": order[:count]}[head_tune.heads]:
+                served[old] = self._tuned(served[old], current, old, head_tune)
             scored = order if count == len(order) else [task]
             rows += [
-                {"step": f"s{count:02d}", "task": each, "accuracy": self.accuracy(current, each)} for each in scored
+                {"step": f"s{count:02d}", "task": each, "accuracy": self.accuracy(current, each, served[each])}
+                for each in scored
             ]
         matrix = metrics.accuracy_matrix(rows)
         found = {
@@ -75,23 +83,30 @@ class _Bench:
             f"compare: {name}, order {seed}: ACC {found['acc']:.3f}"
             + (f", BWT {found['bwt']:+.3f}" if found["bwt"] is not None else "")
         )
-        return {"method": name, "seed": seed, "order": order, "sees": done.saw["declared"], **found, "seconds": seconds,
+        return {"method": name, "seed": seed, "order": order, "sees": done.saw["declared"],
+                "labels": "none" if head_tune.heads == "frozen" else f"{head_tune.heads} heads", **found, "seconds": seconds,
                 "final": {row["task"]: row["accuracy"] for row in rows if row["step"] == f"s{len(order):02d}"}}  # fmt: skip
 
     def references(self) -> dict[str, dict[str, float]]:
         """Accuracies of the base and of each task's expert under the frozen heads."""
         return {
             task: {
-                "base": self.accuracy(self.pretrained, task),
-                "finetuned": self.accuracy(task_vectors.add(self.pretrained, self.vectors[task]), task),
+                "base": self.accuracy(self.pretrained, task, self.heads[task]),
+                "finetuned": self.accuracy(
+                    task_vectors.add(self.pretrained, self.vectors[task]), task, self.heads[task]
+                ),
             }
             for task in self.tasks
         }
 
-    def accuracy(self, state: task_vectors.State, task: str) -> float:
-        """Accuracy of a state on the test images of a task under its frozen head."""
+    def accuracy(self, state: task_vectors.State, task: str, head: heads.Head) -> float:
+        """Accuracy of a state on the test images of a task under a head."""
         pixels, labels = self.tests[task]
-        return heads.accuracy(self.heads[task], self.encoder.teach(state, pixels).cpu(), labels)
+        return heads.accuracy(head, self.encoder.teach(state, pixels).cpu(), labels)
+
+    def _tuned(self, head: heads.Head, state: task_vectors.State, task: str, options: settings.HeadTune) -> heads.Head:
+        pixels, labels = _encoder.labelled(self.line, task, options)
+        return heads.tune(head, self.encoder.teach(state, pixels).cpu(), labels, options=options)
 
     def _vector(self, task: str) -> task_vectors.Vector:
         return _encoder.to(checkpoints.load(self.line.task_vector(task) / "vector.safetensors"), self.where)

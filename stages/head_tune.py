@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from otmf import checkpoints, heads, settings
+from otmf import backbones, checkpoints, heads, settings, task_vectors
 from stages import _encoder, _params
 from stages._run import Facts, say
 
@@ -39,14 +38,9 @@ def main(line: _params.Line, name: str) -> Facts:
 
 
 def _tuned(
-    line: _params.Line, task: str, head: heads.Head, backbone, merged, options: settings.HeadTune, where: torch.device
-) -> tuple[heads.Head, int]:
-    loaded, split = line.load(task)
-    if not len(split.labelled):
-        raise ValueError(
-            f"task {task}: expected labelled train images to tune its head; received none; set heads: frozen"
-        )
-    count = max(1, round(options.fraction * len(split.labelled)))
-    positions = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
-    found = _encoder.features(backbone, merged, loaded.train, positions, where=where)
-    return heads.tune(head, found, torch.from_numpy(loaded.train.labels[positions]), options=options), count
+    line: _params.Line, task: str, head: heads.Head, backbone: backbones.Backbone, merged: task_vectors.State,
+    options: settings.HeadTune, where: torch.device,
+) -> tuple[heads.Head, int]:  # fmt: skip
+    pixels, labels = _encoder.labelled(line, task, options)
+    found = _encoder.streaming(backbone, where).teach(_encoder.to(merged, where), pixels).cpu()
+    return heads.tune(head, found, labels, options=options), len(labels)
