@@ -17,16 +17,14 @@ from otmf import layout, settings
 FIRST_SEED = 42
 FOLDER = "data/compare"
 RESULT = "data/results/compare.json"
-METHODS: dict[str, tuple[str, dict[str, Any], str]] = {
-    # row of the table: preset, single values over it, heads
-    "running_average": ("default", {"method": "running_average"}, "frozen"),
-    "task_arithmetic": ("default", {"method": "task_arithmetic"}, "frozen"),
-    "wudi": ("default", {"method": "wudi"}, "frozen"),
-    "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}, "frozen"),
-    "otmf_paper_without_labels": ("paper", {}, "frozen"),
-    "otmf_default": ("default", {}, "frozen"),
-    "running_average_with_head_tuning": ("default", {"method": "running_average"}, "previous"),
-    "otmf_paper": ("paper", {}, "previous"),
+METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    # name: preset, single values over it, heads to score it with; the paper's preset tunes the head of the previous task
+    "running_average": ("default", {"method": "running_average"}, ["frozen", "previous"]),
+    "task_arithmetic": ("default", {"method": "task_arithmetic"}, ["frozen"]),
+    "wudi": ("default", {"method": "wudi"}, ["frozen"]),
+    "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}, ["frozen"]),
+    "otmf_paper": ("paper", {}, ["frozen", "previous"]),
+    "otmf_default": ("default", {}, ["frozen"]),
 }
 
 
@@ -58,15 +56,25 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None], extra: 
 
 
 def summary(line: layout.Layout) -> list[dict[str, Any]]:
-    """One row per method: name, what it sees, mean and deviation over orders of ACC, BWT and normalised accuracy."""
+    """One row per method and heads: what it sees, mean and deviation over orders of ACC, BWT and normalised accuracy."""
     found = json.loads((line.root / RESULT).read_text(encoding="utf-8"))
     finetuned = {task: scores["finetuned"] for task, scores in found["references"].items()}
     rows = []
-    for name in dict.fromkeys(row["method"] for row in found["rows"]):
-        own = [row for row in found["rows"] if row["method"] == name]
+    for name, heads in dict.fromkeys((row["method"], row["heads"]) for row in found["rows"]):
+        own = [row for row in found["rows"] if (row["method"], row["heads"]) == (name, heads)]
         normalised = [mean(row["final"][task] / finetuned[task] for task in finetuned) for row in own]
-        rows.append({"method": name, "sees": own[0]["sees"], "orders": len(own), "acc": _spread([row["acc"] for row in own]),
-                     "bwt": _spread([row["bwt"] for row in own if row["bwt"] is not None]), "normalised": _spread(normalised)})  # fmt: skip
+        rows.append(
+            {
+                "method": name,
+                "sees": own[0]["sees"],
+                "labels": "none" if heads == "frozen" else f"{heads} head tuned",
+                "orders": len(own),
+                "acc": _spread([row["acc"] for row in own]),
+                "bwt": _spread([row["bwt"] for row in own if row["bwt"] is not None]),
+                "normalised": _spread(normalised),
+                "final": {task: mean(row["final"][task] for row in own) for task in finetuned},
+            }
+        )
     return rows
 
 
@@ -107,9 +115,11 @@ def _write(
     methods = {
         name: {
             "merge": settings.merge(preset, {**overrides, **values}).model_dump(mode="json"),
-            "head_tune": settings.head_tune(preset, {**heads, "heads": tuned}).model_dump(mode="json"),
+            "head_tune": [
+                settings.head_tune(preset, {**heads, "heads": kind}).model_dump(mode="json") for kind in kinds
+            ],
         }
-        for name, (preset, values, tuned) in METHODS.items()
+        for name, (preset, values, kinds) in METHODS.items()
     }
     deps = ["data/models/pretrained"]
     for task in tasks:

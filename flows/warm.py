@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,10 @@ VARIABLE = "OTMF_WARM"
 
 @contextlib.contextmanager
 def interpreter() -> Iterator[dict[str, str]]:
-    """The environment that leads stages to a warm interpreter; empty where none could be started."""
+    """The environment that leads stages to a warm interpreter: one already named there, else one of our own."""
+    if os.environ.get(VARIABLE):
+        yield {VARIABLE: os.environ[VARIABLE]}
+        return
     with tempfile.TemporaryDirectory(prefix="otmf-") as folder:
         path = str(Path(folder) / "warm")
         server = subprocess.Popen(

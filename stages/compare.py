@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,24 +23,44 @@ def main(line: _params.Line) -> Facts:
     wanted = _params.load_yaml(line.root / SETTINGS)
     bench = _Bench(line, wanted["tasks"])
     rows = [
-        bench.run(
-            name,
-            settings.section(settings.Merge, options["merge"]),
-            settings.section(settings.HeadTune, options["head_tune"]),
-            seed,
-        )
+        row
         for name, options in wanted["methods"].items()
         for seed in wanted["orders"]
+        for row in bench.run(
+            name,
+            settings.section(settings.Merge, options["merge"]),
+            [settings.section(settings.HeadTune, heads) for heads in options["head_tune"]],
+            seed,
+        )
     ]
     references = bench.references()
     untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]
     _encoder.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
     facts = Facts(inputs=[line.pretrained], outputs=[line.root / RESULT], parameters={"orders": wanted["orders"]})
     for row in rows:
-        facts.metrics[f"acc/{row['method']}/{row['seed']}"] = row["acc"]
+        facts.metrics[f"acc/{row['method']}/{row['heads']}/{row['seed']}"] = row["acc"]
         facts.metrics[f"seconds/{row['method']}/{row['seed']}"] = row["seconds"]
     facts.metrics["peak_memory_mib_of_all"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return facts
+
+
+@dataclass
+class _Scores:
+    """Accuracies under one kind of heads, and the heads as they stand.
+
+    Attributes:
+        tune: which heads are tuned, and how.
+        heads: task -> head.
+        rows: step, task, accuracy.
+    """
+
+    tune: settings.HeadTune
+    heads: dict[str, heads.Head]
+    rows: list[dict] = field(default_factory=list)
+
+    def due(self, order: list[str], count: int) -> list[str]:
+        """The tasks whose heads are tuned after the step of that number."""
+        return {"frozen": [], "previous": order[:count][-2:-1], "all": order[:count]}[self.tune.heads]
 
 
 class _Bench:
@@ -55,37 +76,40 @@ class _Bench:
         self.tests = {task: self._test(task) for task in tasks}
         self.unlabelled: dict[str, np.ndarray] = {}
 
-    def run(self, name: str, options: settings.Merge, head_tune: settings.HeadTune, seed: int) -> dict:
-        """One method over one order: accuracies after each task's own step and at the end."""
+    def run(self, name: str, options: settings.Merge, head_tune: list[settings.HeadTune], seed: int) -> list[dict]:
+        """One method over one order, scored with each kind of heads: after each task's own step and at the end."""
         order = list(self.tasks)
         random.Random(seed).shuffle(order)
-        merged, state, rows, seconds, served = None, {}, [], 0.0, dict(self.heads)
+        merged, state, seconds = None, {}, 0.0
+        scores = [_Scores(tuned, dict(self.heads)) for tuned in head_tune]
         for count, task in enumerate(order, start=1):
             begun = time.perf_counter()
             done = continual.advance(self.pretrained, merged, self.vectors[task], count=count, state=state, options=options,
                                      encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options))  # fmt: skip
             seconds += time.perf_counter() - begun
             merged, state = done.vector, done.state
-            current = task_vectors.add(self.pretrained, merged)
-            for old in {"frozen": [], "previous": order[:count][-2:-1], "all": order[:count]}[head_tune.heads]:
-                served[old] = self._tuned(served[old], current, old, head_tune)
-            scored = order if count == len(order) else [task]
-            rows += [
-                {"step": f"s{count:02d}", "task": each, "accuracy": self.accuracy(current, each, served[each])}
-                for each in scored
-            ]
-        matrix = metrics.accuracy_matrix(rows)
-        found = {
-            "acc": metrics.average_accuracy(matrix),
-            "bwt": metrics.backward_transfer(matrix) if len(order) > 1 else None,
-        }
+            self._score(scores, task_vectors.add(self.pretrained, merged), order, count)
+        return [self._row(name, found, seed, order, done.saw["declared"], seconds) for found in scores]
+
+    def _score(self, scores: list[_Scores], state: task_vectors.State, order: list[str], count: int) -> None:
+        for found in scores:
+            for task in found.due(order, count):
+                found.heads[task] = self._tuned(found.heads[task], state, task, found.tune)
+        for task in order if count == len(order) else order[count - 1 : count]:
+            features, labels = self.encoder.teach(state, self.tests[task][0]).cpu(), self.tests[task][1]
+            for found in scores:
+                accuracy = heads.accuracy(found.heads[task], features, labels)
+                found.rows.append({"step": f"s{count:02d}", "task": task, "accuracy": accuracy})
+
+    def _row(self, name: str, found: _Scores, seed: int, order: list[str], sees: str, seconds: float) -> dict:
+        matrix = metrics.accuracy_matrix(found.rows)
+        acc, bwt = metrics.average_accuracy(matrix), metrics.backward_transfer(matrix) if len(order) > 1 else None
+        final = {row["task"]: row["accuracy"] for row in found.rows if row["step"] == f"s{len(order):02d}"}
         say(
-            f"compare: {name}, order {seed}: ACC {found['acc']:.3f}"
-            + (f", BWT {found['bwt']:+.3f}" if found["bwt"] is not None else "")
+            f"compare: {name}, heads {found.tune.heads}, order {seed}: ACC {acc:.3f}, BWT {bwt if bwt is None else round(bwt, 3)}"
         )
-        return {"method": name, "seed": seed, "order": order, "sees": done.saw["declared"],
-                "labels": "none" if head_tune.heads == "frozen" else f"{head_tune.heads} heads", **found, "seconds": seconds,
-                "final": {row["task"]: row["accuracy"] for row in rows if row["step"] == f"s{len(order):02d}"}}  # fmt: skip
+        return {"method": name, "heads": found.tune.heads, "seed": seed, "order": order, "sees": sees, "acc": acc, "bwt": bwt,
+                "seconds": seconds, "final": final}  # fmt: skip
 
     def references(self) -> dict[str, dict[str, float]]:
         """Accuracies of the base and of each task's expert under the frozen heads."""

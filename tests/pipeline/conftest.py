@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import process, server
+from flows import process, server, warm
 from tests import makers
 
 
@@ -22,11 +22,23 @@ def prefect_server(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def otmf(prefect_server, tmp_path_factory):
+def warm_interpreter() -> Iterator[dict[str, str]]:
+    """The environment of one warm interpreter for all commands of the session."""
+    with warm.interpreter() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def otmf(prefect_server, warm_interpreter, tmp_path_factory):
     """Runs the command as a user would; returns the finished process."""
 
     def run(*arguments: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
-        extra = {"PREFECT_API_URL": prefect_server, "HOME": str(tmp_path_factory.getbasetemp()), **environment}
+        extra = {
+            "PREFECT_API_URL": prefect_server,
+            "HOME": str(tmp_path_factory.getbasetemp()),
+            **warm_interpreter,
+            **environment,
+        }
         extra = {key: value for key, value in {**process.environment(), **extra}.items() if value != ""}
         done = subprocess.run(
             [str(Path(sys.executable).parent / "otmf"), *map(str, arguments)],

@@ -85,14 +85,16 @@ def test_first_step_is_the_task_vector_whole(onboarded) -> None:
     assert task_vectors.norm(task_vectors.subtract(merged, expert)) < 1e-4
 
 
-def test_outputs_are_made_again_to_the_same_bytes(onboarded, tmp_path) -> None:
+def test_outputs_are_made_again_to_the_same_bytes(onboarded, warm_interpreter, tmp_path) -> None:
     """Every stage, run anew without any cache, in a clone."""
     root, _ = onboarded
     copy = tmp_path / "copy"
     workspace.git(root, "clone", "--quiet", str(root), str(copy))
     for name in ("pretrained", "first", "second"):
         shutil.copytree(root / f"data/raw/{name}", copy / f"data/raw/{name}")
-    process.run([sys.executable, "-m", "dvc", "repro", "--force", "--no-run-cache"], folder=copy)
+    process.run(
+        [sys.executable, "-m", "dvc", "repro", "--force", "--no-run-cache"], folder=copy, extra=warm_interpreter
+    )
     for part in ("pretrained", "finetuned", "task_vectors", "merged", "masks", "heads"):
         assert lineage.digest(copy / f"data/models/{part}") == lineage.digest(root / f"data/models/{part}"), part
     assert workspace.git(copy, "diff", "--stat", "--", "data/results", "dvc.lock") == ""

@@ -197,7 +197,7 @@ def test_data_folder_that_is_read_only(otmf, copy, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_interrupt_in_the_middle_of_a_stage(onboarded, prefect_server, tmp_path, stage) -> None:
+def test_interrupt_in_the_middle_of_a_stage(onboarded, prefect_server, warm_interpreter, tmp_path, stage) -> None:
     """As ctrl-C does, the signal reaches the whole foreground group; then the same card is onboarded without trouble."""
     root, _ = onboarded
     copy = tmp_path / "small"
@@ -209,8 +209,8 @@ def test_interrupt_in_the_middle_of_a_stage(onboarded, prefect_server, tmp_path,
     card = makers.card(tmp_path / "cards", "third", seed=33)
     command = [str(Path(sys.executable).parent / "otmf"), "onboard", str(card), "--line", str(copy)]
     running = subprocess.Popen(
-        command, env=process.environment({"PREFECT_API_URL": prefect_server}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
+        command, env=process.environment({"PREFECT_API_URL": prefect_server, **warm_interpreter}), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     text = []
     for line in running.stdout:
