@@ -30,7 +30,9 @@ lint: .venv/.ready
 	.venv/bin/ruff format .
 
 bench: .venv/.ready
-	.venv/bin/python -m pytest tests/benchmarks --benchmark-only
+	.venv/bin/python -m tests.benchmarks.bench_merge --encoder tiny
+	.venv/bin/python -m tests.benchmarks.bench_memory --encoder tiny
+	.venv/bin/python -m tests.benchmarks.bench_pipeline
 
 # Resolves pyproject.toml anew; commit what changes.
 lock: .venv/.ready

@@ -96,7 +96,10 @@ def status(line: LineOption = Path()) -> None:
 @app.command()
 def report(
     line: LineOption = Path(),
-    output: Annotated[Path | None, typer.Option(help="File to write; report.html in the line otherwise.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write, HTML or (ending in .md) Markdown; report.html in the line otherwise."),
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page: accuracies, curves, masks, methods, what each merge saw, versions."""
     from flows import report as pages

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page about a line, from the files the stages left. Reads no model."""
+"""The report: one self-contained HTML page about a line, or its tables in Markdown. Read from results; no model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow
 
 
 def write(line: layout.Layout, target: Path) -> None:
-    """Writes the report of a line, whole or not at all.
+    """Writes the report of a line, whole or not at all: Markdown if the file's name ends in .md, else HTML.
 
     Raises:
         WorkspaceError: if the line has no step yet.
     """
-    page = _environment().get_template("report.html.j2").render(**content(line))
+    page = (
+        _environment()
+        .get_template("report.md.j2" if target.suffix == ".md" else "report.html.j2")
+        .render(**content(line))
+    )
     part = target.with_name(target.name + ".part")
     try:
         part.write_text(page, encoding="utf-8")
@@ -140,7 +144,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=True,
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["percent"] = lambda value, signed=False: (
         "-" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -19,10 +20,10 @@ class Line(layout.Layout):
     params_checked: settings.Params
 
     def task(self, name: str) -> settings.Task:
-        return self.params_checked.tasks[name]
+        return _known(self.params_checked.tasks, name, "task")
 
     def step(self, name: str) -> settings.Step:
-        return self.params_checked.steps[name]
+        return _known(self.params_checked.steps, name, "step")
 
     @cached_property
     def order(self) -> list[str]:
@@ -39,6 +40,14 @@ class Line(layout.Layout):
         return loaded, images.split(
             loaded, unlabelled=options.unlabelled, held_back=options.held_back, seed=options.seed
         )
+
+
+def _known(section: dict[str, Any], name: str, kind: str) -> Any:
+    if name not in section:
+        raise ValueError(
+            f"expected a {kind} of params.yaml ({', '.join(section) or 'none yet'}); received {name!r}; correct it"
+        )
+    return section[name]
 
 
 def read(root: Path) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def connect(line: _params.Line) -> Any:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     uri = store_uri(line)
     client = MlflowClient(tracking_uri=uri)
     name = line.params_checked.line

@@ -1,0 +1,92 @@
+"""The warm interpreter: same results and exit codes as a cold start, and nothing outlives the one who asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flows import process, warm
+from tests import makers
+
+
+@pytest.fixture(scope="module")
+def environment():
+    with warm.interpreter() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return makers.line(tmp_path_factory.mktemp("lines") / "line")
+
+
+def stage(root, *arguments: str, **extra: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "stages", *arguments], cwd=root, env=process.environment(extra),
+                          capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+
+
+def test_stage_runs_in_its_own_folder_with_its_own_environment(root, environment, tmp_path) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = stage(root, "pretrained", **environment, MLFLOW_TRACKING_URI=store)
+    assert done.returncode == 0, done.stderr
+    assert "pretrained: epoch 1/1" in done.stdout
+    assert (root / "data/models/pretrained/model.safetensors").exists()
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_failure_keeps_its_exit_code_and_its_sentence(root, environment) -> None:
+    done = stage(root, "evaluate", "s07", **environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("otmf: ")
+
+
+def test_stage_that_does_not_exist_is_refused(root, environment) -> None:
+    done = stage(root, "merge", **environment)
+    assert done.returncode == 2
+    assert "expected a stage (pretrained, finetune, extract," in done.stderr
+
+
+def test_without_an_interpreter_at_the_socket_the_stage_starts_cold(root, tmp_path) -> None:
+    done = stage(root, "evaluate", "s07", OTMF_WARM=str(tmp_path / "nobody"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("otmf: ")
+
+
+def test_stage_dies_with_the_process_that_asked_for_it(root, environment) -> None:
+    params = root / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("epochs: 1", "epochs: 5000"))
+    try:
+        client = subprocess.Popen([sys.executable, "-m", "stages", "pretrained"], cwd=root, env=process.environment(environment),
+                                  stdout=subprocess.PIPE, text=True)  # fmt: skip
+        assert "epoch 1/5000" in client.stdout.readline()
+        assert len(working(root)) == 2, "the client and the stage"
+        client.kill()
+        client.communicate()
+        for _ in range(100):
+            if not working(root):
+                break
+            time.sleep(0.05)
+        assert working(root) == []
+    finally:
+        params.write_text(before)
+
+
+def working(root) -> list[int]:
+    """Processes whose current folder is the line's."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.path.samefile(os.readlink(f"/proc/{name}/cwd"), root):
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def test_socket_is_open_to_its_owner_alone(environment) -> None:
+    assert os.stat(environment[warm.VARIABLE]).st_mode & 0o077 == 0
