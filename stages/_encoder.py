@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, checkpoints, continual, heads, images, settings, task_vectors
+from otmf import backbones, images, settings
 from stages import _params
 
 
@@ -31,11 +30,6 @@ def open_backbone(line: _params.Line) -> backbones.Backbone:
     return backbones.build(json.loads((line.pretrained / "backbone.json").read_text(encoding="utf-8")))
 
 
-def load_pretrained(line: _params.Line) -> task_vectors.State:
-    """theta0, on the CPU."""
-    return checkpoints.load(line.pretrained / "model.safetensors")
-
-
 def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
     """The state on a device."""
     return {key: value.to(where) for key, value in state.items()}
@@ -44,6 +38,18 @@ def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
 def pixels(source: images.ImageSet, positions: np.ndarray, backbone: backbones.Backbone) -> np.ndarray:
     """Pixels (n, size, size, 3) at the backbone's size."""
     return source.read(positions, backbone.image_size)
+
+
+def teach(
+    backbone: backbones.Backbone, state: Mapping[str, Tensor], found: np.ndarray, *, where: torch.device
+) -> Tensor:
+    """Features (n, d) on the CPU of pixels (n, size, size, 3)."""
+    moved = to(state, where)
+    return backbones.extract(
+        lambda inputs: backbone.features(moved, inputs).cpu(),
+        lambda chosen: backbone.prepare(found[chosen]).to(where),
+        len(found),
+    )
 
 
 def features(
@@ -61,45 +67,6 @@ def features(
         lambda chosen: backbone.prepare(pixels(source, positions[chosen], backbone)).to(where),
         len(positions),
     )
-
-
-def save_head(path: Path, served: heads.Head, frozen: heads.Head, *, classes: tuple[str, ...]) -> None:
-    """A head as served and as it was before any tuning, with its class names."""
-    checkpoints.save(
-        {"weight": served.weight, "bias": served.bias, "frozen_weight": frozen.weight, "frozen_bias": frozen.bias},
-        path,
-        note=json.dumps(list(classes), ensure_ascii=False),
-    )
-
-
-def load_head(path: Path) -> tuple[heads.Head, heads.Head, tuple[str, ...]]:
-    """The head as served, the head before tuning, and the class names."""
-    tensors = checkpoints.load(path)
-    return (
-        heads.Head(tensors["weight"], tensors["bias"]),
-        heads.Head(tensors["frozen_weight"], tensors["frozen_bias"]),
-        tuple(json.loads(checkpoints.metadata(path)["note"])),
-    )
-
-
-def write_json(path: Path, content: object) -> None:
-    """JSON written whole or not at all, the same bytes for the same content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def streaming(backbone: backbones.Backbone, where: torch.device) -> continual.Encoder:
-    """The backbone as a stream of merges uses it."""
-    return continual.Encoder(backbone.features, lambda found: backbone.prepare(found).to(where))
 
 
 def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.ndarray:

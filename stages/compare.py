@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from otmf import checkpoints, continual, heads, metrics, settings, task_vectors
-from stages import _encoder, _params
+from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 SETTINGS = "data/compare/compare.yaml"
@@ -35,7 +35,7 @@ def main(line: _params.Line) -> Facts:
     ]
     references = bench.references()
     untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]
-    _encoder.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
+    _files.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
     facts = Facts(inputs=[line.pretrained], outputs=[line.root / RESULT], parameters={"orders": wanted["orders"]})
     for row in rows:
         facts.metrics[f"acc/{row['method']}/{row['heads']}/{row['seed']}"] = row["acc"]
@@ -69,10 +69,12 @@ class _Bench:
     def __init__(self, line: _params.Line, tasks: list[str]) -> None:
         self.line, self.tasks, self.where = line, tasks, _encoder.device(line)
         self.backbone = _encoder.open_backbone(line)
-        self.encoder = _encoder.streaming(self.backbone, self.where)
-        self.pretrained = _encoder.to(_encoder.load_pretrained(line), self.where)
+        self.encoder = continual.Encoder(
+            self.backbone.features, lambda pixels: self.backbone.prepare(pixels).to(self.where)
+        )
+        self.pretrained = _encoder.to(_files.load_pretrained(line), self.where)
         self.vectors = {task: self._vector(task) for task in tasks}
-        self.heads = {task: _encoder.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}
+        self.heads = {task: _files.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}
         self.tests = {task: self._test(task) for task in tasks}
         self.unlabelled: dict[str, np.ndarray] = {}
 

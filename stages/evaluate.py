@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 
 from otmf import backbones, checkpoints, heads, metrics, settings, task_vectors
-from stages import _encoder, _params
+from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 
 def main(line: _params.Line, name: str) -> Facts:
     step, where = line.step(name), _encoder.device(line)
     backbone = _encoder.open_backbone(line)
-    before = _encoder.read_json(line.evaluation(step.previous))
+    before = _files.read_json(line.evaluation(step.previous))
     merged = checkpoints.load(line.merged(name) / "model.safetensors")
     rows = [*before["rows"]]
     for task in line.tasks_until(name):
-        served, frozen, _ = _encoder.load_head(line.heads(name) / f"{task}.safetensors")
+        served, frozen, _ = _files.load_head(line.heads(name) / f"{task}.safetensors")
         row = {
             "step": name,
             "task": task,
@@ -34,7 +34,7 @@ def main(line: _params.Line, name: str) -> Facts:
         "references": references,
         "rows": rows,
     }
-    _encoder.write_json(line.evaluation(name), result)
+    _files.write_json(line.evaluation(name), result)
     say(
         f"evaluate {name}: ACC {result['acc']:.3f}"
         + (f", BWT {result['bwt']:+.3f}" if result["bwt"] is not None else "")
@@ -72,9 +72,9 @@ def _references(
     line: _params.Line, step: settings.Step, backbone: backbones.Backbone, where: torch.device
 ) -> dict[str, float]:
     """Accuracies of the base and of the task's own expert, both under the head frozen before fine-tuning."""
-    _, frozen, _ = _encoder.load_head(line.finetuned(step.task) / "head.safetensors")
+    _, frozen, _ = _files.load_head(line.finetuned(step.task) / "head.safetensors")
     states = {
-        "base": _encoder.load_pretrained(line),
+        "base": _files.load_pretrained(line),
         "finetuned": checkpoints.load(line.finetuned(step.task) / "model.safetensors"),
     }
     return {key: _scores(line, step.task, backbone, state, {key: frozen}, where)[key] for key, state in states.items()}

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from otmf import backbones, checkpoints, finetuning, heads, images, settings, task_vectors
-from stages import _encoder, _params
+from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 
 def main(line: _params.Line, name: str) -> Facts:
     options, where = line.task(name), _encoder.device(line)
-    backbone, pretrained = _encoder.open_backbone(line), _encoder.load_pretrained(line)
+    backbone, pretrained = _encoder.open_backbone(line), _files.load_pretrained(line)
     task, split = line.load(name)
     folder = line.finetuned(name)
     facts = Facts(
@@ -28,7 +28,7 @@ def main(line: _params.Line, name: str) -> Facts:
     else:
         state = _train(name, backbone, pretrained, head, task, split, options.finetune, where, facts)
     checkpoints.save(state, folder / "model.safetensors")
-    _encoder.save_head(folder / "head.safetensors", head, head, classes=task.classes)
+    _files.save_head(folder / "head.safetensors", head, head, classes=task.classes)
     return facts
 
 
@@ -41,7 +41,7 @@ def _frozen_head(
     split: images.Split,
 ) -> heads.Head:
     options = line.task(name).head
-    base = _encoder.read_json(line.pretrained / "base.json")
+    base = _files.read_json(line.pretrained / "base.json")
     brought = images.describe(line.raw(name))["head"]
     if brought:
         return _read_head(line.raw(name) / brought, len(task.classes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from otmf import backbones, checkpoints, heads, settings, task_vectors
-from stages import _encoder, _params
+from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 
@@ -19,15 +19,15 @@ def main(line: _params.Line, name: str) -> Facts:
     record = {"step": name, "tasks": tasks, "tuned": chosen, "heads": options.heads, "labelled_images": {}}
     for task in tasks:
         source = line.finetuned(task) if task == step.task else line.heads(step.previous)
-        served, frozen, classes = _encoder.load_head(
+        served, frozen, classes = _files.load_head(
             source / ("head.safetensors" if task == step.task else f"{task}.safetensors")
         )
         if task in chosen:
             served, used = _tuned(line, task, served, backbone, merged, options, where)
             record["labelled_images"][task] = used
             say(f"head-tune {name}: head of {task} tuned on {used} labelled images")
-        _encoder.save_head(line.heads(name) / f"{task}.safetensors", served, frozen, classes=classes)
-    _encoder.write_json(line.heads(name) / "heads.json", record)
+        _files.save_head(line.heads(name) / f"{task}.safetensors", served, frozen, classes=classes)
+    _files.write_json(line.heads(name) / "heads.json", record)
     say(f"head-tune {name}: {options.heads}, {len(chosen)} of {len(tasks)} heads tuned")
     return Facts(
         inputs=[line.merged(name), line.heads(step.previous), line.finetuned(step.task)],
@@ -42,5 +42,5 @@ def _tuned(
     options: settings.HeadTune, where: torch.device,
 ) -> tuple[heads.Head, int]:  # fmt: skip
     pixels, labels = _encoder.labelled(line, task, options)
-    found = _encoder.streaming(backbone, where).teach(_encoder.to(merged, where), pixels).cpu()
+    found = _encoder.teach(backbone, merged, pixels, where=where)
     return heads.tune(head, found, labels, options=options), len(labels)

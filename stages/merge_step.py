@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from otmf import checkpoints, continual, fusion, masks, methods, settings, task_vectors
-from stages import _encoder, _params
+from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 
 def main(line: _params.Line, name: str) -> Facts:
     step, where = line.step(name), _encoder.device(line)
-    pretrained = _encoder.to(_encoder.load_pretrained(line), where)
+    backbone = _encoder.open_backbone(line)
+    pretrained = _encoder.to(_files.load_pretrained(line), where)
     tau = _encoder.to(checkpoints.load(line.task_vector(step.task) / "vector.safetensors"), where)
-    before = _encoder.read_json(line.merged(step.previous) / "merged.json")
+    before = _files.read_json(line.merged(step.previous) / "merged.json")
     merged, state = _previous(line, step, pretrained, where)
 
     def report(number: int, side: str, loss: float) -> None:
@@ -29,7 +30,7 @@ def main(line: _params.Line, name: str) -> Facts:
         count=len(before["tasks"]) + 1,
         state=state,
         options=step.merge,
-        encoder=_encoder.streaming(_encoder.open_backbone(line), where),
+        encoder=continual.Encoder(backbone.features, lambda pixels: backbone.prepare(pixels).to(where)),
         unlabelled=lambda: _encoder.unlabelled(line, step.task, step.merge),
         report=report,
     )
@@ -42,12 +43,12 @@ def main(line: _params.Line, name: str) -> Facts:
         "method": step.merge.method,
         "tasks": [*before["tasks"], step.task],
     }
-    _encoder.write_json(line.merged(name) / "merged.json", position)
+    _files.write_json(line.merged(name) / "merged.json", position)
     learned = done.learned or fusion.Merged(done.vector)
     tensors = {f"{side}.{key}": mask for side, found in learned.masks.items() for key, mask in found.items()}
     checkpoints.save(tensors, line.masks(name) / "masks.safetensors")
     record = _record(name, step, done.saw, learned, merged, tau)
-    _encoder.write_json(line.trace(name), record)
+    _files.write_json(line.trace(name), record)
     return _facts(line, name, step, record)
 
 

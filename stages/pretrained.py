@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from otmf import backbones, checkpoints, finetuning, heads, images, lineage, settings, task_vectors
-from stages import _encoder, _params
+from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 
@@ -15,7 +15,7 @@ def main(line: _params.Line) -> Facts:
     options, where = line.params_checked.pretrained, _encoder.device(line)
     config = backbones.read_config(line.params_checked.backbone.model, line.root)
     backbone = backbones.build(config)
-    source = _encoder.read_json(line.raw("pretrained") / "base.json")
+    source = _files.read_json(line.raw("pretrained") / "base.json")
     facts = Facts(inputs=[line.raw("pretrained")], outputs=[line.pretrained], parameters=options.model_dump() | config)
     if source["source"] == "tag":
         state = backbones.tagged_state(backbone, source["tag"])
@@ -24,13 +24,13 @@ def main(line: _params.Line) -> Facts:
     else:
         state = _train(line, backbone, options, where, facts)
     checkpoints.save(state, line.pretrained / "model.safetensors")
-    _encoder.write_json(line.pretrained / "backbone.json", config)
-    _encoder.write_json(
+    _files.write_json(line.pretrained / "backbone.json", config)
+    _files.write_json(
         line.pretrained / "base.json", {**source, "sha256": lineage.digest(line.pretrained / "model.safetensors")}
     )
-    _encoder.write_json(line.merged(settings.FIRST) / "merged.json", {"step": settings.FIRST, "tasks": []})
-    _encoder.write_json(line.heads(settings.FIRST) / "heads.json", {"step": settings.FIRST, "tasks": []})
-    _encoder.write_json(line.evaluation(settings.FIRST), {"step": settings.FIRST, "tasks": [], "rows": []})
+    _files.write_json(line.merged(settings.FIRST) / "merged.json", {"step": settings.FIRST, "tasks": []})
+    _files.write_json(line.heads(settings.FIRST) / "heads.json", {"step": settings.FIRST, "tasks": []})
+    _files.write_json(line.evaluation(settings.FIRST), {"step": settings.FIRST, "tasks": [], "rows": []})
     return facts
 
 
@@ -46,7 +46,7 @@ def _train(
 ) -> task_vectors.State:
     """Cross-entropy over the classes of all parts, through cosine logits against learned class vectors."""
     folder = line.raw("pretrained")
-    source = _encoder.read_json(folder / "base.json")
+    source = _files.read_json(folder / "base.json")
     parts = [images.load(folder / name) for name in source["parts"]]
     mirrored = [part.name in source["mirrored"] for part in parts]
     pixels = np.concatenate([part.train.read(np.arange(len(part.train)), backbone.image_size) for part in parts])
