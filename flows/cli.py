@@ -59,11 +59,11 @@ def onboard(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
 ) -> None:
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate."""
-    from flows import admission, warm
+    from flows import admission, server, warm
 
     with _clear_failures():
-        admission.open_all(line, card)
-        with warm.interpreter() as environment, _prefect(line):
+        found_line, _ = admission.open_all(line, card)
+        with warm.interpreter() as environment, server.connected(found_line):
             from flows.onboard import onboard as flow
 
             found = flow(str(line), str(card), environment, wait)
@@ -155,16 +155,10 @@ def predict(
 @app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Folder of the demo's line.")] = Path("demo")) -> None:
     """Run the main job on embedded data: a base, five tasks arriving one by one, a table of methods, a report."""
-    from flows import workspace
+    from flows import demo as demonstration
 
     with _clear_failures():
-        if not (folder / "params.yaml").exists():
-            out.rule("A new line of models")
-            workspace.create(folder, name="demo")
-        with _prefect(folder):
-            from flows import demo as demonstration
-
-            demonstration.run(folder, out)
+        demonstration.run(folder, out)
 
 
 @app.callback(invoke_without_command=True)
@@ -198,24 +192,6 @@ def _status_table(found, params, order: list[str]) -> Table:
             f"{100 * latest[step.task]:.1f}",
         )
     return table
-
-
-@contextmanager
-def _prefect(line: Path) -> Iterator[None]:
-    """A Prefect server to report to: the one PREFECT_API_URL names, else one of our own with its home in the line."""
-    from flows import process, server, workspace
-
-    home = workspace.open_line(line).private / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
-    for key, value in {**process.QUIET, **server.settings(home)}.items():
-        os.environ.setdefault(key, value)
-    if os.environ.get("PREFECT_API_URL"):
-        server.require(os.environ["PREFECT_API_URL"])
-        yield
-        return
-    with server.own(home) as url:
-        os.environ["PREFECT_API_URL"] = url
-        yield
 
 
 @contextmanager

@@ -7,30 +7,35 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import compare, report, warm, workspace
-from flows.onboard import onboard
+from flows import compare, report, repro, server, warm, workspace
 from otmf import layout, settings
 
 TASKS = ("digits", "photos", "glyphs", "shapes", "textures")
+NEWCOMER = "dice"
 ORDERS = 3
 
 
 def run(folder: Path, out: Console) -> None:
-    """Onboards the tasks it lacks, compares the methods, writes the report."""
+    """Makes the line where it is missing, onboards the tasks it lacks, compares the methods, writes the report."""
     begun = time.perf_counter()
+    if not (folder / "params.yaml").exists():
+        out.rule("A new line of models")
+        workspace.create(folder, name="demo")
     line = workspace.open_line(folder)
+    missing = [task for task in TASKS if task not in workspace.params(line).tasks]
     with warm.interpreter() as environment:
-        for task in TASKS:
-            if task in workspace.params(line).tasks:
-                continue
-            out.rule(f"Task {task} arrives")
-            onboard(str(line.root), str(card(task)), environment)
-        if not up_to_date(line):
+        if missing:
+            _onboard(line, missing, environment, out)
+        if not compared(line):
             out.rule(f"Every method of the table, {ORDERS} task orders")
             compare.run(line, orders=ORDERS, log=out.print, extra=environment)
+    stale = repro.stale(line.root)
     report.write(line, line.root / "report.html")
     out.print(compare.table(line))
+    out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
     out.print(f"Report: {line.root / 'report.html'}")
+    if NEWCOMER not in workspace.params(line).tasks:
+        out.print(f"Next, a sixth task: .venv/bin/otmf onboard {card(NEWCOMER)} --line {folder}")
     out.print(f"Done in {time.perf_counter() - begun:.0f} s.")
 
 
@@ -39,8 +44,17 @@ def card(task: str) -> Path:
     return workspace.template() / f"data/cards/{task}.yaml"
 
 
-def up_to_date(line: layout.Layout) -> bool:
+def compared(line: layout.Layout) -> bool:
     """Whether the comparison covers the demonstration's tasks."""
     params = workspace.params(line)
     tasks = [params.steps[name].task for name in settings.chain(params.steps)]
     return (line.root / compare.RESULT).exists() and list(compare.references(line)) == tasks[: len(TASKS)]
+
+
+def _onboard(line: layout.Layout, tasks: list[str], environment: dict[str, str], out: Console) -> None:
+    with server.connected(line):
+        from flows.onboard import onboard  # Prefect reads its settings when it is imported
+
+        for task in tasks:
+            out.rule(f"Task {task} arrives")
+            onboard(str(line.root), str(card(task)), environment)

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from flows import process
+from otmf import layout
 
 PATIENCE = 180.0
 
@@ -86,11 +87,29 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def settings(home: Path) -> dict[str, str]:
-    """Prefect's settings for a command: short log lines, no telemetry, its home in the line."""
-    return {
-        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home)),
-        "PREFECT_LOGGING_LEVEL": "INFO",
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
-        "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(message)s",
+@contextlib.contextmanager
+def connected(line: layout.Layout) -> Iterator[None]:
+    """This process connected to a Prefect server: the one PREFECT_API_URL names, else one of our own.
+
+    Its home is in the line, its log lines are short, telemetry is off; what the user has set stays.
+
+    Raises:
+        ConnectionError: if no server answers.
+    """
+    home = line.private / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    short = {
+        f"PREFECT_LOGGING_FORMATTERS_STANDARD_{kind}_RUN_FMT": "%(asctime)s %(message)s" for kind in ("FLOW", "TASK")
     }
+    for key, value in {**process.QUIET, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "INFO", **short}.items():
+        os.environ.setdefault(key, value)
+    if os.environ.get("PREFECT_API_URL"):
+        require(os.environ["PREFECT_API_URL"])
+        yield
+        return
+    with own(home) as url:
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield
+        finally:
+            del os.environ["PREFECT_API_URL"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from otmf import masks, settings, task_vectors, transport
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-Report = Callable[[int, str, float], None]
+Report = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def merge_step(
         features: (state, inputs) -> (n, d), differentiable in the state.
         pre, post: what the two sides are trained on; None where that side may see nothing.
         options: all settings of the step.
-        report: called after each optimiser step with its number, the side and the loss.
+        report: called after each optimiser step with its number and the loss of each side it took.
 
     Raises:
         ValueError: if the vectors' keys differ, or a loss is not finite.
@@ -121,7 +121,7 @@ def merge_step(
         sides={name: side for name, side in (("pre", pre), ("post", post)) if side is not None},
     )
     before = learner.costs()
-    trace = learner.run(report or (lambda step, side, loss: None))
+    trace = learner.run(report or (lambda step, losses: None))
     after = learner.costs()
     return Merged(learner.vector(), learner.masks, trace, before, after)
 
@@ -170,10 +170,9 @@ class _Learner:
             losses = {name: self._loss(name, next(batches[name])) for name in active}
             updated = active if self.options.alternate else ("pre", "post")
             self._update(torch.stack(list(losses.values())).sum(), updated)
-            for name, loss in losses.items():
-                value = _finite(float(loss.detach()), name, step)
-                trace.append({"step": step, "side": name, "loss": value})
-                report(step, name, value)
+            values = {name: _finite(float(loss.detach()), name, step) for name, loss in losses.items()}
+            trace += [{"step": step, "side": name, "loss": value} for name, value in values.items()]
+            report(step, values)
         return trace
 
     def costs(self) -> dict[str, float]:

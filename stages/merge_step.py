@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ def main(line: _params.Line, name: str) -> Facts:
     before = _files.read_json(line.merged(step.previous) / "merged.json")
     merged, state = _previous(line, step, pretrained, where)
 
-    def report(number: int, side: str, loss: float) -> None:
-        say(f"merge-step {name}: epoch {number + 1}/{step.merge.steps}, {side} {loss:.5f}")
+    def report(number: int, losses: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{side} {loss:.5f}" for side, loss in losses.items())
+        say(f"merge-step {name}: epoch {number + 1}/{step.merge.steps}, {shown}")
 
     done = continual.advance(
         pretrained,

@@ -159,7 +159,7 @@ def test_report_is_called_at_every_step(model) -> None:
     pre, post = vector(model, 1), vector(model, 2)
     fusion.merge_step(
         model, pre, post, features=features, pre=side(model, pre, 3), post=side(model, post, 4), options=PAPER,
-        report=lambda step, name, loss: calls.append((step, name)),
+        report=lambda step, losses: calls.append((step, *losses)),
     )  # fmt: skip
     assert calls == [(step, ("pre", "post")[step % 2]) for step in range(20)]
 
