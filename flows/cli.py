@@ -148,7 +148,7 @@ def predict(
         process.pump(
             [sys.executable, "-m", "stages", "predict", task, *names],
             folder=found.root,
-            log=lambda text: None if text.startswith("otmf: ") else out.print(text, markup=False),
+            log=lambda text: None if text.startswith("otmf: ") else typer.echo(text),
         )
 
 

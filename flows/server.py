@@ -112,4 +112,15 @@ def connected(line: layout.Layout) -> Iterator[None]:
         try:
             yield
         finally:
+            _deliver()
             del os.environ["PREFECT_API_URL"]
+
+
+def _deliver() -> None:
+    """Sends what this process still has to report, before the server it reports to ends."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=10)

@@ -14,7 +14,7 @@ DOORS = {
     "ot": {"otmf/transport.py"},
     "safetensors": {"otmf/checkpoints.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
-    "prefect": {"flows/onboard.py"},
+    "prefect": {"flows/onboard.py", "flows/server.py"},
     "dvc": set(),
 }
 

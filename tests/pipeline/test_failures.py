@@ -176,7 +176,9 @@ def test_data_folder_that_is_read_only(otmf, copy, tmp_path) -> None:
         pytest.skip("needs setpriv, of util-linux")
     before = state(copy)
     card = makers.card(tmp_path / "cards", "third", seed=3)
-    (copy / ".otmf").chmod(0o555)
+    folders = [copy / ".otmf", *(path for path in (copy / ".otmf").rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
     try:
         drop = (
             []
@@ -188,7 +190,8 @@ def test_data_folder_that_is_read_only(otmf, copy, tmp_path) -> None:
             env=process.environment(), capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
     finally:
-        (copy / ".otmf").chmod(0o755)
+        for folder in folders:
+            folder.chmod(0o755)
     assert done.returncode == 1
     assert re.search("otmf: expected to read and write the line's files; received: Permission denied", done.stderr), (
         done.stderr
