@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -65,7 +65,8 @@ def onboard(root: str, card_path: str, environment: dict[str, str] | None = None
         try:
             found = _attempt(line, card, Path(card_path), step, store, parent, environment or {})
         except BaseException as error:
-            tracking.finish(store, parent, metrics={}, tags={"error": errors.sentence(error)[:500]}, failed=True)
+            with contextlib.suppress(workspace.WorkspaceError):  # the first failure is what counts
+                tracking.finish(store, parent, metrics={}, tags={"error": errors.sentence(error)[:500]}, failed=True)
             raise
     return found
 
@@ -75,7 +76,7 @@ def _attempt(
     card: cards.Card,
     card_path: Path,
     step: str,
-    store: Any,
+    store: tracking.Store,
     parent: str,
     environment: dict[str, str],
 ) -> Onboarded:
@@ -88,7 +89,7 @@ def _attempt(
         outcomes[stage] = run_stage.with_options(name=name, task_run_name=name)(attempt, stage, extra)
         if outcomes[stage] != "ran":
             tag = f"output.{output.relative_to(attempt.root).as_posix().replace('/', '.')}"
-            tracking.link(store, parent, stage, (tag, lineage.digest(output)))
+            tracking.link(store, parent, stage, tag, lineage.digest(output))
     result = json.loads(attempt.evaluation(step).read_text(encoding="utf-8"))
     accuracy = next(row["accuracy"] for row in result["rows"] if row["step"] == step and row["task"] == card.name)
     final = accept(line, attempt, card, step, accuracy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -33,29 +34,27 @@ def connect(line: _params.Line) -> Any:
         ConnectionError: if the store does not answer.
     """
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     uri = store_uri(line)
     client = MlflowClient(tracking_uri=uri)
     name = line.params_checked.line
-    try:
+    with _answering(uri):
         found = client.get_experiment_by_name(name)
         experiment = (
             found.experiment_id if found else client.create_experiment(name, artifact_location=_artifacts(line, uri))
         )
-    except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConnectionError(
-            f"expected a tracking store at {uri}; received no answer ({reason}); start it, or unset "
-            "MLFLOW_TRACKING_URI to use the line's own file"
-        ) from error
     return client, experiment
 
 
 def log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts: Any) -> str:
-    """Logs one stage run in batches; returns its id."""
+    """Logs one stage run in batches; returns its id. Raises ConnectionError if the store does not answer."""
+    with _answering(store_uri(line)):
+        return _log(store, line, stage, arguments, facts)
+
+
+def _log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts: Any) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
     client, experiment = store
@@ -89,6 +88,21 @@ def log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts:
         client.log_dict(run, content, f"{name}.json")
     client.set_terminated(run)
     return run
+
+
+@contextlib.contextmanager
+def _answering(where: str) -> Iterator[None]:
+    """Turns every failure of the store into one sentence."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConnectionError(
+            f"expected a tracking store at {where}; received no answer ({reason}); start it, or unset "
+            "MLFLOW_TRACKING_URI to use the line's own file"
+        ) from error
 
 
 def _artifacts(line: _params.Line, uri: str) -> str | None:
