@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import repro, workspace
-from otmf import cards, images, layout, settings
+from otmf import cards, gathering, images, layout, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -46,10 +46,10 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
         entry, merged = entries(workspace.params(line).defaults, card)
-        images.gather(card, card_path.resolve().parent, aside)
+        gathering.gather(card, card_path.resolve().parent, aside)
         loaded = images.load(aside)
         images.check(loaded, needs_training_labels=card.checkpoint is None)
-        split = images.split(
+        split = splits.split(
             loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
         )
         attempt = workspace.begin(line, card.name)

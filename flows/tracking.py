@@ -38,9 +38,10 @@ def prepare(line: layout.Layout, name: str) -> Store:
     """
     for key, value in PATIENCE.items():
         os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
 
     where, location = uri(line), None
     if where.startswith("sqlite:"):

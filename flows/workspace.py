@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from flows import process, repro
-from otmf import cards, images, layout, settings
+from otmf import cards, gathering, layout, settings
 
 TEMPLATE = ("dvc.yaml", "params.yaml", "data/backbones")
 IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/report.html\n"
@@ -83,7 +83,7 @@ def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: st
     line.base_card.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(base, line.base_card)
     (line.root / ".gitignore").write_text(IGNORED, encoding="utf-8")
-    images.gather_base(card, base.parent, line.raw("pretrained"))
+    gathering.gather_base(card, base.parent, line.raw("pretrained"))
     git(line.root, "init", "--quiet", "--initial-branch", "main")
     repro.start(line.root)
     repro.track(line.root, line.raw("pretrained"))

@@ -1,11 +1,9 @@
-"""Images of a task: gathered from a card into one folder, checked, split, and read back in batches. No torch here."""
+"""Images of a task, as they lie in a gathered folder: loaded, checked, read in batches. No torch here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -17,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from otmf import cards, embedded
+from otmf import cards
 
 Array = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 ARRAYS = "images.npz"
 DESCRIPTION = "task.json"
 MAX_PIXELS = 64_000_000
-MIXTURE = "mixture"
 
 
 class ImageSet(Protocol):
@@ -92,108 +89,6 @@ class TaskImages:
     test: ImageSet
 
 
-@dataclass(frozen=True)
-class Split:
-    """Positions in the train and test images of a task, and the manifest that proves the parts apart.
-
-    `labelled` feeds fine-tuning and heads, `unlabelled` the merge (its labels are never read), `held_back` is left to
-    the pretraining of a base, `test` is only ever scored.
-    """
-
-    labelled: NDArray[np.int64]
-    unlabelled: NDArray[np.int64]
-    held_back: NDArray[np.int64]
-    test: NDArray[np.int64]
-    manifest: dict[str, object]
-
-
-# --- from a card to a folder ---------------------------------------------------------------------------------------
-
-
-def gather(card: cards.Card, base: Path, folder: Path) -> None:
-    """Copies what a card refers to into `folder`, so that it can be versioned, with a description beside it.
-
-    The folder then holds `task.json` and either `images.npz` or the folders `train` and `test`, and the checkpoint
-    of a card that brings one. Everything is checked by `check` afterwards; nothing outside `folder` is written.
-
-    Raises:
-        CardError: if the card points to something that is not there or is not what it says.
-    """
-    source = _resolve(card, base)
-    folder.mkdir(parents=True, exist_ok=False)
-    classes = card.classes
-    if card.source == "embedded":
-        rendered = embedded.mixture() if card.path == MIXTURE else embedded.render(card.path)
-        classes = classes or rendered.classes
-        np.savez_compressed(
-            folder / ARRAYS,
-            train_x=rendered.train_x,
-            train_y=rendered.train_y,
-            test_x=rendered.test_x,
-            test_y=rendered.test_y,
-        )
-    elif card.source == "npz":
-        with _arrays(source) as arrays:
-            classes = classes or _classes_of(arrays, source)
-        shutil.copyfile(source, folder / ARRAYS)
-    else:
-        _copy_pictures(source, folder, card)
-    description = {
-        "name": card.name,
-        "source": card.source,
-        "classes": list(classes),
-        "prompts": list(card.prompts),
-        "checkpoint": None,
-        "head": None,
-    }
-    if card.checkpoint is not None:
-        description.update(_copy_checkpoint(card, base, folder))
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
-    """Copies what a base card refers to into `folder`, with `base.json` beside it: each part as `gather` does, or the
-    checkpoint. Raises CardError as `gather` does."""
-    folder.mkdir(parents=True, exist_ok=False)
-    description = {
-        "source": card.source,
-        "tag": card.tag,
-        "path": None,
-        "parts": [part.name for part in card.parts],
-        "mirrored": [part.name for part in card.parts if part.mirror],
-        "held_back": card.held_back,
-        "seed": card.seed,
-    }
-    for part in card.parts:
-        gather(part, base, folder / part.name)
-        check(load(folder / part.name))
-        if part.share == "held_back":
-            _keep_held_back(folder / part.name, fraction=card.held_back, seed=card.seed)
-    if card.source == "checkpoint":
-        source = (base / card.path).resolve()
-        if not source.is_file():
-            raise cards.CardError(
-                f"expected the base's weights at `path`; received {card.path!r}, which does not exist beside the card; "
-                "correct the path"
-            )
-        description["path"] = "model" + source.suffix.lower()
-        shutil.copyfile(source, folder / description["path"])
-    (folder / "base.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-
-
-def _keep_held_back(folder: Path, *, fraction: float, seed: int) -> None:
-    """Reduces a gathered folder to the train images its split holds back; no test image stays."""
-    task = load(folder)
-    kept = split(task, unlabelled=0.0, held_back=fraction, seed=seed).held_back
-    if not isinstance(task.train, ArrayImages):
-        raise cards.CardError(
-            f"part {task.name}: expected arrays (source npz or embedded) for share: held_back; received a folder of "
-            "pictures; convert it to npz"
-        )
-    np.savez_compressed(folder / ARRAYS, train_x=task.train.pixels[kept], train_y=task.train.labels[kept],
-                        test_x=task.test.pixels[:0], test_y=task.test.labels[:0])  # fmt: skip
-
-
 def load(folder: Path) -> TaskImages:
     """The images in a folder written by `gather`.
 
@@ -205,7 +100,7 @@ def load(folder: Path) -> TaskImages:
     if (folder / ARRAYS).exists():
         train, test = _array_sets(folder / ARRAYS)
     else:
-        train, test = (_file_set(folder / part, classes) for part in ("train", "test"))
+        train, test = (file_set(folder / part, classes) for part in ("train", "test"))
     return TaskImages(description["name"], classes, tuple(description["prompts"]), train, test)
 
 
@@ -279,105 +174,6 @@ def _check_pictures(images: ImageSet) -> None:
             _open(file)
 
 
-# --- splits ----------------------------------------------------------------------------------------------------------
-
-
-def split(task: TaskImages, *, unlabelled: float, held_back: float = 0.0, seed: int = 0) -> Split:
-    """The disjoint parts of a task's images.
-
-    Each train image is placed by a keyed hash of its pixels, class by class where labels are known, so the parts do
-    not depend on the order of files, and copies of one image lie in one part. Train images whose pixels also occur in
-    test are dropped and counted.
-
-    Args:
-        task: the images.
-        unlabelled: fraction of the train images whose labels are never read, in [0, 1).
-        held_back: fraction of the train images left to pretraining, in [0, 1).
-        seed: of the keyed hash.
-
-    Raises:
-        CardError: if a part that is needed would be empty.
-    """
-    train, test = task.train.fingerprints(), task.test.fingerprints()
-    seen_in_test = set(test)
-    kept = [position for position, mark in enumerate(train) if mark not in seen_in_test]
-    labels = task.train.labels
-    if labels is None:
-        unlabelled = 1.0 - held_back
-    parts: dict[str, list[int]] = {"held_back": [], "unlabelled": [], "labelled": []}
-    for group in _by_class(kept, labels):
-        ranked = sorted(group, key=lambda position: _keyed(train[position], seed))
-        marks = list(dict.fromkeys(train[position] for position in ranked))
-        first = round(held_back * len(marks))
-        second = first + max(round(unlabelled * len(marks)), int(unlabelled > 0 and len(marks) > 1))
-        part_of = {
-            mark: "held_back" if rank < first else "unlabelled" if rank < second else "labelled"
-            for rank, mark in enumerate(marks)
-        }
-        for position in ranked:
-            parts[part_of[train[position]]].append(position)
-    chosen = {name: np.sort(np.asarray(positions, dtype=np.int64)) for name, positions in parts.items()}
-    chosen["test"] = np.arange(len(test), dtype=np.int64)
-    _refuse_empty(task, chosen, labelled=labels is not None, unlabelled=unlabelled > 0)
-    manifest = _manifest(task, chosen, train, test, dropped=len(train) - len(kept), seed=seed)
-    return Split(**chosen, manifest=manifest)
-
-
-def _by_class(positions: list[int], labels: NDArray[np.int64] | None) -> list[list[int]]:
-    if labels is None:
-        return [positions]
-    groups: dict[int, list[int]] = {}
-    for position in positions:
-        groups.setdefault(int(labels[position]), []).append(position)
-    return [groups[label] for label in sorted(groups)]
-
-
-def _refuse_empty(task: TaskImages, parts: dict[str, NDArray[np.int64]], **needed: bool) -> None:
-    for name in ("labelled", "unlabelled"):
-        if needed[name] and len(parts[name]) == 0:
-            raise cards.CardError(
-                f"task {task.name}: expected images in the {name} part of the split; received none "
-                f"out of {len(task.train)} train images; add images or change the fractions"
-            )
-
-
-def _manifest(
-    task: TaskImages, parts: dict[str, NDArray[np.int64]], train: list[str], test: list[str], *, dropped: int, seed: int
-) -> dict[str, object]:
-    marks = {
-        name: {(test if name == "test" else train)[position] for position in positions}
-        for name, positions in parts.items()
-    }
-    names = sorted(marks)
-    overlaps = {
-        f"{one} & {other}": len(marks[one] & marks[other])
-        for place, one in enumerate(names)
-        for other in names[place + 1 :]
-    }
-    return {
-        "task": task.name,
-        "seed": seed,
-        "parts": {
-            name: {
-                "images": len(parts[name]),
-                "distinct": len(marks[name]),
-                "sha256": hashlib.sha256("\n".join(sorted(marks[name])).encode()).hexdigest(),
-            }
-            for name in names
-        },
-        "overlaps": overlaps,
-        "disjoint": not any(overlaps.values()),
-        "train_images_dropped_because_in_test": dropped,
-    }
-
-
-def _keyed(mark: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{mark}".encode()).hexdigest()
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def read_picture(path: Path, size: int) -> Array:
     """One picture file as pixels (size, size, 3): the shorter side resized to `size`, then the centre cropped."""
     return _fit(_open(path), size)
@@ -420,7 +216,7 @@ def _fingerprint(pixels: Array) -> str:
 
 
 def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:
-    with _arrays(path) as arrays:
+    with open_arrays(path) as arrays:
 
         def part(name: str) -> ArrayImages:
             pixels = _array(arrays, f"{name}_x", path)
@@ -452,7 +248,7 @@ def _array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
         ) from error
 
 
-def _arrays(path: Path) -> np.lib.npyio.NpzFile:
+def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
     try:
         arrays = np.load(path, allow_pickle=False)
         missing = sorted({"train_x", "test_x"} - set(getattr(arrays, "files", ())))
@@ -470,13 +266,7 @@ def _arrays(path: Path) -> np.lib.npyio.NpzFile:
     return arrays
 
 
-def _classes_of(arrays: np.lib.npyio.NpzFile, path: Path) -> tuple[str, ...]:
-    if "classes" not in arrays:
-        raise cards.CardError(f"expected `classes` in the card or in {path}; received neither; list them in the card")
-    return tuple(str(name) for name in arrays["classes"])
-
-
-def _file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
+def file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
     if not folder.is_dir():
         raise cards.CardError(
             f"expected a folder {folder.name} with one folder for each class; received none at {folder}; add it"
@@ -500,55 +290,3 @@ def _file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
             )
         files.append(path)
     return FileImages(tuple(files), None if unlabelled else np.asarray(labels, dtype=np.int64))
-
-
-def _resolve(card: cards.Card, base: Path) -> Path:
-    if card.source == "embedded":
-        if card.path not in (*embedded.names(), MIXTURE):
-            raise cards.CardError(
-                f"expected an embedded task ({', '.join(embedded.names())}); received {card.path!r}; choose one of them"
-            )
-        return Path(card.path)
-    source = (base / card.path).resolve()
-    if not source.exists():
-        raise cards.CardError(
-            f"expected the data of task {card.name} at `path`; received {card.path!r}, which does not "
-            "exist beside the card; correct the path"
-        )
-    if source.is_dir() != (card.source == "folder"):
-        kind = "a folder" if card.source == "folder" else "a file"
-        raise cards.CardError(
-            f"expected {kind} at `path` for source {card.source}; received {card.path!r}; correct the path"
-        )
-    return source
-
-
-def _copy_pictures(source: Path, folder: Path, card: cards.Card) -> None:
-    for part in ("train", "test"):
-        found = _file_set(source / part, card.classes)
-        for file in found.files:
-            target = folder / part / file.relative_to(source / part)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-        (folder / part).mkdir(exist_ok=True)
-
-
-def _copy_checkpoint(card: cards.Card, base: Path, folder: Path) -> dict[str, str | None]:
-    names: dict[str, str | None] = {"checkpoint": None, "head": None}
-    for key, path in (("checkpoint", card.checkpoint.path), ("head", card.checkpoint.head)):
-        if path is None:
-            continue
-        source = (base / path).resolve()
-        if not source.is_file():
-            raise cards.CardError(
-                f"expected a file at checkpoint.{'path' if key == 'checkpoint' else 'head'}; received "
-                f"{path!r}, which does not exist beside the card; correct the path"
-            )
-        names[key] = key + source.suffix.lower()
-        shutil.copyfile(source, folder / names[key])
-    return names
-
-
-def total_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())

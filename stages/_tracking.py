@@ -37,6 +37,7 @@ def connect(line: _params.Line) -> Any:
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
     uri = store_uri(line)
     client = MlflowClient(tracking_uri=uri)
     name = line.params_checked.line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from otmf import backbones, checkpoints, finetuning, heads, images, settings, task_vectors
+from otmf import backbones, checkpoints, finetuning, heads, images, settings, splits, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -38,7 +38,7 @@ def _frozen_head(
     backbone: backbones.Backbone,
     pretrained: task_vectors.State,
     task: images.TaskImages,
-    split: images.Split,
+    split: splits.Split,
 ) -> heads.Head:
     options = line.task(name).head
     base = _files.read_json(line.pretrained / "base.json")
@@ -98,7 +98,7 @@ def _train(
     pretrained: task_vectors.State,
     head: heads.Head,
     task: images.TaskImages,
-    split: images.Split,
+    split: splits.Split,
     options: settings.Finetune,
     where: torch.device,
     facts: Facts,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flows import workspace
-from otmf import checkpoints, images, layout, settings
+from otmf import checkpoints, gathering, layout, settings
 from stages import _params, evaluate, extract, finetune, head_tune, merge_step, pretrained
 from tests import makers
 
@@ -38,7 +38,7 @@ def run(folder: Path) -> dict[str, dict]:
     document = workspace.read_params(line)
     document["tasks"], document["steps"] = {}, {}
     for count, name in enumerate(("first", "second"), start=1):
-        images.gather(
+        gathering.gather(
             workspace.cards.read(makers.card(folder / "cards", name, seed=count)), folder / "cards", line.raw(name)
         )
         document["tasks"][name] = {"finetune": {"epochs": 2, "batch_size": 8}}

@@ -1,0 +1,152 @@
+"""From a card to a folder that can be versioned: what the card refers to, copied and described. No torch here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from otmf import cards, embedded, images, splits
+
+MIXTURE = "mixture"
+
+
+def gather(card: cards.Card, base: Path, folder: Path) -> None:
+    """Copies what a card refers to into `folder`, so that it can be versioned, with a description beside it.
+
+    The folder then holds `task.json` and either `images.npz` or the folders `train` and `test`, and the checkpoint
+    of a card that brings one. Everything is checked by `check` afterwards; nothing outside `folder` is written.
+
+    Raises:
+        CardError: if the card points to something that is not there or is not what it says.
+    """
+    source = _resolve(card, base)
+    folder.mkdir(parents=True, exist_ok=False)
+    classes = card.classes
+    if card.source == "embedded":
+        rendered = embedded.mixture() if card.path == MIXTURE else embedded.render(card.path)
+        classes = classes or rendered.classes
+        np.savez_compressed(
+            folder / images.ARRAYS,
+            train_x=rendered.train_x,
+            train_y=rendered.train_y,
+            test_x=rendered.test_x,
+            test_y=rendered.test_y,
+        )
+    elif card.source == "npz":
+        with images.open_arrays(source) as arrays:
+            classes = classes or _classes_of(arrays, source)
+        shutil.copyfile(source, folder / images.ARRAYS)
+    else:
+        _copy_pictures(source, folder, card)
+    description = {
+        "name": card.name,
+        "source": card.source,
+        "classes": list(classes),
+        "prompts": list(card.prompts),
+        "checkpoint": None,
+        "head": None,
+    }
+    if card.checkpoint is not None:
+        description.update(_copy_checkpoint(card, base, folder))
+    (folder / images.DESCRIPTION).write_text(
+        json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
+    """Copies what a base card refers to into `folder`, with `base.json` beside it: each part as `gather` does, or the
+    checkpoint. Raises CardError as `gather` does."""
+    folder.mkdir(parents=True, exist_ok=False)
+    description = {
+        "source": card.source,
+        "tag": card.tag,
+        "path": None,
+        "parts": [part.name for part in card.parts],
+        "mirrored": [part.name for part in card.parts if part.mirror],
+        "held_back": card.held_back,
+        "seed": card.seed,
+    }
+    for part in card.parts:
+        gather(part, base, folder / part.name)
+        images.check(images.load(folder / part.name))
+        if part.share == "held_back":
+            _keep_held_back(folder / part.name, fraction=card.held_back, seed=card.seed)
+    if card.source == "checkpoint":
+        source = (base / card.path).resolve()
+        if not source.is_file():
+            raise cards.CardError(
+                f"expected the base's weights at `path`; received {card.path!r}, which does not exist beside the card; "
+                "correct the path"
+            )
+        description["path"] = "model" + source.suffix.lower()
+        shutil.copyfile(source, folder / description["path"])
+    (folder / "base.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def _keep_held_back(folder: Path, *, fraction: float, seed: int) -> None:
+    """Reduces a gathered folder to the train images its split holds back; no test image stays."""
+    task = images.load(folder)
+    kept = splits.split(task, unlabelled=0.0, held_back=fraction, seed=seed).held_back
+    if not isinstance(task.train, images.ArrayImages):
+        raise cards.CardError(
+            f"part {task.name}: expected arrays (source npz or embedded) for share: held_back; received a folder of "
+            "pictures; convert it to npz"
+        )
+    np.savez_compressed(folder / images.ARRAYS, train_x=task.train.pixels[kept], train_y=task.train.labels[kept],
+                        test_x=task.test.pixels[:0], test_y=task.test.labels[:0])  # fmt: skip
+
+
+def _resolve(card: cards.Card, base: Path) -> Path:
+    if card.source == "embedded":
+        if card.path not in (*embedded.names(), MIXTURE):
+            raise cards.CardError(
+                f"expected an embedded task ({', '.join(embedded.names())}); received {card.path!r}; choose one of them"
+            )
+        return Path(card.path)
+    source = (base / card.path).resolve()
+    if not source.exists():
+        raise cards.CardError(
+            f"expected the data of task {card.name} at `path`; received {card.path!r}, which does not "
+            "exist beside the card; correct the path"
+        )
+    if source.is_dir() != (card.source == "folder"):
+        kind = "a folder" if card.source == "folder" else "a file"
+        raise cards.CardError(
+            f"expected {kind} at `path` for source {card.source}; received {card.path!r}; correct the path"
+        )
+    return source
+
+
+def _copy_pictures(source: Path, folder: Path, card: cards.Card) -> None:
+    for part in ("train", "test"):
+        found = images.file_set(source / part, card.classes)
+        for file in found.files:
+            target = folder / part / file.relative_to(source / part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        (folder / part).mkdir(exist_ok=True)
+
+
+def _copy_checkpoint(card: cards.Card, base: Path, folder: Path) -> dict[str, str | None]:
+    names: dict[str, str | None] = {"checkpoint": None, "head": None}
+    for key, path in (("checkpoint", card.checkpoint.path), ("head", card.checkpoint.head)):
+        if path is None:
+            continue
+        source = (base / path).resolve()
+        if not source.is_file():
+            raise cards.CardError(
+                f"expected a file at checkpoint.{'path' if key == 'checkpoint' else 'head'}; received "
+                f"{path!r}, which does not exist beside the card; correct the path"
+            )
+        names[key] = key + source.suffix.lower()
+        shutil.copyfile(source, folder / names[key])
+    return names
+
+
+def _classes_of(arrays: np.lib.npyio.NpzFile, path: Path) -> tuple[str, ...]:
+    if "classes" not in arrays:
+        raise cards.CardError(f"expected `classes` in the card or in {path}; received neither; list them in the card")
+    return tuple(str(name) for name in arrays["classes"])
