@@ -14,6 +14,7 @@ from torch import Tensor
 from otmf import masks, settings, task_vectors, transport
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+GROUP_BYTES = 32 << 20
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -131,6 +132,7 @@ class _Learner:
 
     Gradients flow to the student's parameters; the chain rule to the masks is one product per tensor, done in place.
     That keeps the graph of the fused state out of memory: theta0, D, tau, theta, two masks, four moments, gradients.
+    Tensors are taken in groups, so that a second copy of the gradients, where both masks are updated, is never whole.
     """
 
     def __init__(
@@ -147,10 +149,6 @@ class _Learner:
         self.vectors = {"pre": merged_vector, "post": task_vector}
         self.masks = {name: masks.new(vector, granularity=options.granularity) for name, vector in self.vectors.items()}
         self.factors = dict(zip(("pre", "post"), weights(options), strict=True))
-        self.optimisers = {
-            name: torch.optim.Adam(mask.values(), lr=options.learning_rate, fused=True)
-            for name, mask in self.masks.items()
-        }
         self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
         self.state = {**pretrained, **self.student}
         self.objective = transport.OBJECTIVES[options.objective]
@@ -158,6 +156,14 @@ class _Learner:
 
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
         """Trains the masks; returns the loss of every side at every step."""
+        groups = _groups(self.vectors["post"])
+        optimisers = {
+            name: [
+                torch.optim.Adam([mask[key] for key in group], lr=self.options.learning_rate, fused=True)
+                for group in groups
+            ]
+            for name, mask in self.masks.items()
+        }
         batches = {
             name: _batches(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
             for place, (name, side) in enumerate(self.sides.items())
@@ -169,7 +175,7 @@ class _Learner:
                 continue
             losses = {name: self._loss(name, next(batches[name])) for name in active}
             updated = active if self.options.alternate else ("pre", "post")
-            self._update(torch.stack(list(losses.values())).sum(), updated)
+            self._update(torch.stack(list(losses.values())).sum(), updated, groups, optimisers)
             values = {name: _finite(float(loss.detach()), name, step) for name, loss in losses.items()}
             trace += [{"step": step, "side": name, "loss": value} for name, value in values.items()]
             report(step, values)
@@ -206,18 +212,27 @@ class _Learner:
         student = self.features(self.state, side.inputs[positions])
         return self.objective(student, side.targets[positions], epsilon=self.options.epsilon)
 
-    def _update(self, loss: Tensor, names: tuple[str, ...]) -> None:
-        gradients = torch.autograd.grad(loss, list(self.student.values()))
-        for place, name in enumerate(names):
-            last = place == len(names) - 1
-            for key, gradient in zip(self.student, gradients, strict=True):
-                mask = self.masks[name][key]
-                own = gradient if last else gradient.clone()
-                mask.grad = masks.pull_back(own, self.vectors[name][key], mask.shape).mul_(self.factors[name])
-        del gradients
-        for name in names:
-            self.optimisers[name].step()
-            self.optimisers[name].zero_grad(set_to_none=True)
+    def _update(
+        self,
+        loss: Tensor,
+        names: tuple[str, ...],
+        groups: list[list[str]],
+        optimisers: dict[str, list[torch.optim.Adam]],
+    ) -> None:
+        found = torch.autograd.grad(loss, list(self.student.values()))
+        gradients = dict(zip(self.student, found, strict=True))
+        del found
+        for place, group in enumerate(groups):
+            for key in group:
+                gradient = gradients.pop(key)
+                for name in names:
+                    own = gradient if name == names[-1] else gradient.clone()
+                    mask = self.masks[name][key]
+                    pulled = masks.pull_back(own, self.vectors[name][key], mask.shape)
+                    mask.grad = pulled.mul_(self.factors[name])
+            for name in names:
+                optimisers[name][place].step()
+                optimisers[name][place].zero_grad(set_to_none=True)
         self._fuse()
 
     def _fuse(self) -> None:
@@ -226,6 +241,19 @@ class _Learner:
                 theta.copy_(self.pretrained[key])
                 for name in ("pre", "post"):
                     theta.addcmul_(self.masks[name][key], self.vectors[name][key], value=self.factors[name])
+
+
+def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:
+    """Keys in groups of at least GROUP_BYTES, in order."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for key, value in vector.items():
+        if size >= GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(key)
+        size += value.numel() * value.element_size()
+    return groups
 
 
 def _batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:

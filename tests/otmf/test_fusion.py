@@ -154,6 +154,14 @@ def test_zero_task_vector_merges_without_nan(model) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in found.vector.values())
 
 
+def test_groups_of_tensors_change_nothing(model, monkeypatch) -> None:
+    whole = merge(model, DEFAULT)
+    monkeypatch.setattr(fusion, "GROUP_BYTES", 1)
+    assert len(fusion._groups(vector(model, 1))) == 3
+    single = merge(model, DEFAULT)
+    assert all(torch.equal(whole.vector[key], single.vector[key]) for key in whole.vector)
+
+
 def test_report_is_called_at_every_step(model) -> None:
     calls = []
     pre, post = vector(model, 1), vector(model, 2)
