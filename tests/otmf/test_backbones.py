@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import open_clip
 import pytest
 import torch
 
-from otmf import backbones
+from otmf import backbones, heads
 from tests import makers
 
 
@@ -54,3 +56,36 @@ def test_unknown_model_and_bad_configuration_are_refused(tmp_path) -> None:
 def test_weights_by_tag_need_a_known_tag() -> None:
     with pytest.raises(ValueError, match=r"expected a tag of ViT-B-32 \(openai, .*\); received 'none'"):
         backbones.tagged_state(backbones.build({"model": "ViT-B-32"}), "none")
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory) -> tuple[backbones.Backbone, str, open_clip.CLIP]:
+    """A tiny model with both towers under a name of open_clip, and a file of its weights, which serves as a tag does."""
+    folder = tmp_path_factory.mktemp("models")
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 8, "vision_cfg": makers.BACKBONE["vision_cfg"], "text_cfg": text}
+    (folder / "tiny-clip.json").write_text(json.dumps(config), encoding="utf-8")
+    open_clip.add_model_config(folder / "tiny-clip.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-clip").eval()
+    torch.save(model.state_dict(), folder / "weights.pt")
+    return backbones.build({"model": "tiny-clip"}), str(folder / "weights.pt"), model
+
+
+def test_weights_by_tag_are_the_vision_towers(named) -> None:
+    backbone, tag, model = named
+    state = backbones.tagged_state(backbone, tag)
+    inputs = backbone.prepare(makers.pictures(4, seed=0)[0])
+    torch.testing.assert_close(backbone.features(state, inputs), model.encode_image(inputs))
+
+
+def test_zero_shot_head_is_that_of_open_clip(named) -> None:
+    backbone, tag, model = named
+    prompts, classes = ("a photo of a {}.", "a drawing of a {}."), ("cat", "dog", "bird")
+    embeddings, scale = backbones.text_embeddings(backbone, tag, classes, prompts)
+    head = heads.zero_shot(embeddings, scale=scale)
+    tokenizer = open_clip.get_tokenizer("tiny-clip")
+    templates = [lambda name, prompt=prompt: prompt.format(name) for prompt in prompts]
+    expected = open_clip.build_zero_shot_classifier(model, tokenizer, list(classes), templates)
+    torch.testing.assert_close(head.weight / scale, expected.T)
+    assert scale == pytest.approx(float(model.logit_scale.detach().exp()))
