@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     new_step(params, card)
     entries(params.defaults, card)
     workspace.require_clean(line)
+    workspace.require_absent(line, line.card(card.name), line.raw(card.name))
     return line, card
 
 
@@ -48,6 +50,7 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -
         entry, merged = entries(workspace.params(line).defaults, card)
         gathering.gather(card, card_path.resolve().parent, aside)
         loaded = images.load(aside)
+        _check_held_back(line, entry.split)
         images.check(loaded, needs_training_labels=card.checkpoint is None)
         split = splits.split(
             loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
@@ -64,6 +67,17 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -
     attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
     repro.track(attempt.root, attempt.raw(card.name))
     return attempt, {part: found["images"] for part, found in split.manifest["parts"].items()}
+
+
+def _check_held_back(line: layout.Layout, split: settings.Split) -> None:
+    """Refuses a split that does not leave out what the line's base was pretrained on."""
+    path = line.raw("pretrained") / "base.json"
+    base = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if base.get("held_back") and (base["held_back"], base["seed"]) != (split.held_back, split.seed):
+        raise settings.SettingsError(
+            f"expected defaults.split with held_back {base['held_back']} and seed {base['seed']}, as the base was pretrained on that "
+            f"part; received {split.held_back} and {split.seed}; set them so"
+        )
 
 
 def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Task, dict[str, Any]]:
@@ -92,5 +106,4 @@ def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Tas
 def _append(document: Any, section: str, key: str, value: dict[str, Any]) -> None:
     if not document.get(section):
         document[section] = {}
-    document[section].fa.set_block_style() if hasattr(document[section], "fa") else None
     document[section][key] = value

@@ -15,6 +15,7 @@ from flows import repro, tracking, workspace
 from otmf import layout, settings
 
 FIRST_SEED = 42
+NEUTRAL = ("steps", "batch_size", "memory_size", "unlabelled_images", "seed")
 FOLDER = "data/compare"
 RESULT = "data/results/compare.json"
 METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
@@ -62,7 +63,8 @@ def summary(line: layout.Layout) -> list[dict[str, Any]]:
     rows = []
     for name, heads in dict.fromkeys((row["method"], row["heads"]) for row in found["rows"]):
         own = [row for row in found["rows"] if (row["method"], row["heads"]) == (name, heads)]
-        normalised = [mean(row["final"][task] / finetuned[task] for task in finetuned) for row in own]
+        able = [task for task, accuracy in finetuned.items() if accuracy > 0]
+        normalised = [mean(row["final"][task] / finetuned[task] for task in able) for row in own] if able else []
         rows.append(
             {
                 "method": name,
@@ -114,7 +116,7 @@ def _write(
 ) -> None:
     methods = {
         name: {
-            "merge": settings.merge(preset, {**overrides, **values}).model_dump(mode="json"),
+            "merge": settings.merge(preset, {**_neutral(overrides), **values}).model_dump(mode="json"),
             "head_tune": [
                 settings.head_tune(preset, {**heads, "heads": kind}).model_dump(mode="json") for kind in kinds
             ],
@@ -135,6 +137,11 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     _dump(folder / "compare.yaml", {"tasks": tasks, "orders": orders, "methods": methods})
     _dump(folder / "dvc.yaml", {"stages": {"compare": stage}})
+
+
+def _neutral(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Of a line's own merge settings those that make no method into another."""
+    return {key: value for key, value in overrides.items() if key in NEUTRAL}
 
 
 def _dump(path, content: object) -> None:

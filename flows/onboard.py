@@ -94,7 +94,10 @@ def _attempt(
     accuracy = next(row["accuracy"] for row in result["rows"] if row["step"] == step and row["task"] == card.name)
     final = accept(line, attempt, card, step, accuracy)
     metrics = {"accuracy": accuracy, "acc": result["acc"]} | ({} if result["bwt"] is None else {"bwt": result["bwt"]})
-    tracking.finish(store, parent, metrics=metrics, tags={"git.accepted": final})
+    try:
+        tracking.finish(store, parent, metrics=metrics, tags={"git.accepted": final})
+    except workspace.WorkspaceError as error:
+        get_run_logger().warning(f"accepted, but the parent run could not be ended: {error}")
     return Onboarded(card.name, step, accuracy, result["acc"], result["bwt"], outcomes)
 
 
@@ -140,7 +143,9 @@ def accept(line: layout.Layout, attempt: layout.Layout, card: cards.Card, step: 
             "run the onboarding again"
         )
     final = workspace.commit(attempt.root, f"Onboard {card.name} as {step}\n\nAccuracy on {card.name}: {accuracy:.4f}")
-    workspace.land(line, attempt)
+    trouble = workspace.land(line, attempt)
+    if trouble:
+        get_run_logger().warning(trouble)
     get_run_logger().info(f"accept {card.name}: line {line.root.name} is at {final[:12]}")
     return final
 

@@ -20,6 +20,8 @@ QUIET = {
 }
 
 
+# Set inside a git hook; they would lead our git elsewhere.
+FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 # Threads that wait in a loop take the core from the one they wait for, where cores are shared.
 PATIENT = {"OMP_WAIT_POLICY": "passive"}
 
@@ -31,7 +33,8 @@ class ProcessError(RuntimeError):
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with our interpreter first in PATH and telemetry off."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**PATIENT, **os.environ, **QUIET, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
+    own = {key: value for key, value in os.environ.items() if key not in FOREIGN}
+    return {**PATIENT, **own, **QUIET, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
 def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:

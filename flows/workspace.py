@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from importlib import resources
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flows import process, repro
 from otmf import cards, gathering, layout, settings
@@ -70,7 +72,7 @@ def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: st
         source, target = template() / part, line.root / part
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
-    document = _round_trip().load(params.read_text(encoding="utf-8"))
+    document = _load(params)
     document["line"] = name
     if backbone is not None:
         if not backbone.is_file() or backbone.suffix != ".json":
@@ -112,12 +114,7 @@ def params(line: layout.Layout) -> settings.Params:
 
 def read_params(line: layout.Layout):
     """params.yaml as a document that keeps comments. Raises SettingsError if it does not parse."""
-    try:
-        return _round_trip().load(line.params.read_text(encoding="utf-8"))
-    except Exception as error:
-        raise settings.SettingsError(
-            f"expected YAML in params.yaml; received {' '.join(str(error).split())[:300]}; mend the file"
-        ) from error
+    return _load(line.params)
 
 
 def write_params(line: layout.Layout, document) -> None:
@@ -158,6 +155,15 @@ def require_clean(line: layout.Layout) -> None:
         )
 
 
+def require_absent(line: layout.Layout, *paths: Path) -> None:
+    """Refuses a line with files where a new commit will put its own."""
+    for path in paths:
+        if path.exists():
+            raise WorkspaceError(
+                f"expected nothing at {path.relative_to(line.root)}; received a file or folder, which onboarding writes itself; move it away"
+            )
+
+
 def begin(line: layout.Layout, name: str) -> layout.Layout:
     """A clone of the line to attempt a change in, with the line's DVC cache; an older attempt of that name goes.
 
@@ -181,12 +187,20 @@ def commit(folder: Path, message: str) -> str:
     return git(folder, "rev-parse", "HEAD").strip()
 
 
-def land(line: layout.Layout, attempt: layout.Layout) -> None:
-    """Moves the line to the attempt's commit, forward only, and brings its outputs there; then the attempt goes."""
+def land(line: layout.Layout, attempt: layout.Layout) -> str:
+    """Moves the line to the attempt's commit, forward only; then brings its outputs there, and the attempt goes.
+
+    Returns:
+        Empty, or one sentence if the commit has landed but its outputs could not be brought there.
+    """
     git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), "HEAD")
     git(line.root, "merge", "--quiet", "--ff-only", "FETCH_HEAD")
-    repro.checkout(line.root)
+    try:
+        repro.checkout(line.root)
+    except (process.ProcessError, OSError) as error:
+        return f"the commit has landed, its outputs not yet ({' '.join(str(error).split())[:200]}); run `dvc checkout` in {line.root}"
     shutil.rmtree(attempt.root, ignore_errors=True)
+    return ""
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -194,25 +208,38 @@ def git(folder: Path, *arguments: str) -> str:
     return process.run(
         ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", *arguments],
         folder=folder,
-        extra=_author(),
+        extra=_author(folder),
     )
 
 
-def _author() -> dict[str, str]:
+def _author(folder: Path) -> dict[str, str]:
     fallback = {"NAME": "otmf", "EMAIL": "otmf@localhost"}
+    missing = {part: value for part, value in fallback.items() if not _configured(folder, part.lower())}
     return {
         f"GIT_{role}_{part}": os.environ.get(f"GIT_{role}_{part}", value)
         for role in ("AUTHOR", "COMMITTER")
-        for part, value in fallback.items()
-        if not _configured(part.lower())
+        for part, value in missing.items()
     }
 
 
-def _configured(part: str) -> bool:
+def _configured(folder: Path, part: str) -> bool:
     try:
-        return bool(process.run(["git", "config", f"user.{part}"], folder=Path.home()).strip())
-    except process.ProcessError:
+        return bool(process.run(["git", "config", f"user.{part}"], folder=folder).strip())
+    except (process.ProcessError, OSError):
         return False
+
+
+def _load(path: Path) -> Any:
+    try:
+        document = _round_trip().load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise settings.SettingsError(f"expected YAML in {path.name}; received {reason}; mend the file") from error
+    if not isinstance(document, dict):
+        raise settings.SettingsError(
+            f"expected a mapping of sections in {path.name}; received {type(document).__name__}; restore the file"
+        )
+    return document
 
 
 def _slug(folder: Path) -> str:

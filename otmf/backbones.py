@@ -50,7 +50,7 @@ def build(config: Mapping[str, Any]) -> Backbone:
     """The backbone of a configuration.
 
     Args:
-        config: either {"model": a model name of open_clip} or open_clip's own JSON form for a vision tower,
+        config: either {"model": a model name of open_clip}, with what `tagged_config` adds for a tag, or open_clip's own JSON form for a vision tower,
             {"embed_dim": d, "vision_cfg": {...}}, optionally with `mean` and `std` of the pixels.
 
     Raises:
@@ -66,7 +66,9 @@ def build(config: Mapping[str, Any]) -> Backbone:
     try:
         with torch.device("meta"):
             skeleton = _build_vision_tower(
-                full["embed_dim"], CLIPVisionCfg(**full["vision_cfg"]), quick_gelu=bool(full.get("quick_gelu"))
+                full["embed_dim"],
+                CLIPVisionCfg(**full["vision_cfg"]),
+                quick_gelu=bool(config.get("quick_gelu", full.get("quick_gelu"))),
             )
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -78,10 +80,16 @@ def build(config: Mapping[str, Any]) -> Backbone:
         config=dict(config),
         skeleton=skeleton.eval(),
         image_size=size if isinstance(size, int) else size[0],
-        mean=torch.tensor(full.get("mean", open_clip.OPENAI_DATASET_MEAN)).view(3, 1, 1),
-        deviation=torch.tensor(full.get("std", open_clip.OPENAI_DATASET_STD)).view(3, 1, 1),
+        mean=torch.tensor(config.get("mean") or open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1),
+        deviation=torch.tensor(config.get("std") or open_clip.OPENAI_DATASET_STD).view(3, 1, 1),
         has_text=bool(named),
     )
+
+
+def tagged_config(config: Mapping[str, Any], tag: str) -> dict[str, Any]:
+    """The configuration with what a tag's weights were trained with: activation, mean and deviation of the pixels."""
+    found = open_clip.get_pretrained_cfg(config.get("model", ""), tag) or {}
+    return {**config, **{key: found[key] for key in ("quick_gelu", "mean", "std") if found.get(key) is not None}}
 
 
 def read_config(model: str, root: Path) -> dict[str, Any]:
@@ -135,7 +143,7 @@ def text_embeddings(
     model = _tagged(backbone, tag).eval()
     tokenizer = open_clip.get_tokenizer(backbone.config["model"])
     with torch.no_grad():
-        rows = [model.encode_text(tokenizer([prompt.format(name) for prompt in prompts])) for name in classes]
+        rows = [model.encode_text(tokenizer([prompt.replace("{}", name) for prompt in prompts])) for name in classes]
         return torch.stack(rows), float(model.logit_scale.exp())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,8 +171,7 @@ def _describe(mistake: Any) -> str:
     text = mistake["msg"].removeprefix("Value error, ")
     if text.startswith("expected"):
         return f"{place}: {text}"
-    received = repr(mistake["input"])
-    return f"{place}: {text}; received {received if len(received) < 80 else received[:77] + '...'}; correct it"
+    return f"{place}: {text}; received {reprlib.repr(mistake['input'])}; correct it"
 
 
 def _parse(model: type[Any], path: Path) -> Any:
@@ -184,7 +184,7 @@ def _parse(model: type[Any], path: Path) -> Any:
         )
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise CardError(
             f"expected YAML in {path}; received text that does not parse ({reason[:300]}); mend it"

@@ -149,7 +149,7 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
             f"expected a state dict of tensors in {path.name}; received something else; save the "
             "encoder's state_dict() with safetensors"
         )
-    return {str(key): content[key] for key in sorted(content)}
+    return {str(key): content[key] for key in sorted(content, key=str)}
 
 
 def check_finetuned(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], *, name: str) -> None:
@@ -158,6 +158,15 @@ def check_finetuned(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor
     Raises:
         CheckpointError: naming the first three tensors at fault.
     """
+    check_finite(state, name=name)
+    if task_vectors.norm(task_vectors.subtract(state, pretrained)) == 0:
+        raise CheckpointError(
+            f"expected {name} to differ from the pretrained model; received an identical one; fine-tune it first"
+        )
+
+
+def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
+    """Refuses a state that holds NaN or infinity. Raises CheckpointError, naming the first three tensors at fault."""
     broken = [
         key for key, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
@@ -165,10 +174,6 @@ def check_finetuned(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor
         raise CheckpointError(
             f"expected finite values in {name}; received NaN or infinity in {len(broken)} tensors "
             f"({', '.join(broken[:3])}); train again with a lower rate or repair the file"
-        )
-    if task_vectors.norm(task_vectors.subtract(state, pretrained)) == 0:
-        raise CheckpointError(
-            f"expected {name} to differ from the pretrained model; received an identical one; fine-tune it first"
         )
 
 

@@ -71,11 +71,11 @@ def advance(
         report: as in `fusion.merge_step`.
     """
     own = {key.removeprefix("method."): value for key, value in state.items() if key.startswith("method.")}
-    method = methods.METHODS[options.method]
+    method, kept = methods.METHODS[options.method], memory.from_tensors(state)
     if method.sees == "nothing":
         outcome = methods.merge(methods.Arrival(pretrained, merged_vector, task_vector, count, own, options))
-        return Step(outcome.vector, _named(outcome), _saw(method), None)
-    pixels, kept = unlabelled(), memory.from_tensors(state)
+        return Step(outcome.vector, _named(outcome) | memory.to_tensors(kept), _saw(method), None)
+    pixels = unlabelled()
     targets = encoder.teach(task_vectors.add(pretrained, task_vector), pixels)
     data = None
     if merged_vector is not None:

@@ -182,18 +182,16 @@ class _Learner:
         return trace
 
     def costs(self) -> dict[str, float]:
-        """The Sinkhorn divergence between student and teacher on the first batch of each side's inputs."""
+        """The Sinkhorn divergence between student and teacher on one batch, spread evenly over each side's inputs."""
+        found = {}
         with torch.no_grad():
-            return {
-                name: float(
-                    transport.sinkhorn_divergence(
-                        self.features(self.state, side.inputs[: self.options.batch_size]),
-                        side.targets[: self.options.batch_size],
-                        epsilon=self.options.epsilon,
-                    )
-                )
-                for name, side in self.sides.items()
-            }
+            for name, side in self.sides.items():
+                count = min(self.options.batch_size, len(side.inputs))
+                chosen = torch.linspace(0, len(side.inputs) - 1, count).long()
+                student = self.features(self.state, side.inputs[chosen])
+                value = transport.sinkhorn_divergence(student, side.targets[chosen], epsilon=self.options.epsilon)
+                found[name] = float(value)
+        return found
 
     def vector(self) -> task_vectors.Vector:
         """The fused vector with the masks as learned."""

@@ -149,4 +149,10 @@ def _copy_checkpoint(card: cards.Card, base: Path, folder: Path) -> dict[str, st
 def _classes_of(arrays: np.lib.npyio.NpzFile, path: Path) -> tuple[str, ...]:
     if "classes" not in arrays:
         raise cards.CardError(f"expected `classes` in the card or in {path}; received neither; list them in the card")
-    return tuple(str(name) for name in arrays["classes"])
+    found = images.read_array(arrays, "classes", path)
+    names = tuple(str(name) for name in found) if found.ndim == 1 else ()
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise cards.CardError(
+            f"expected `classes` as at least two distinct names in {path.name}; received {names[:5]}; list them in the card"
+        )
+    return names

@@ -19,6 +19,7 @@ from otmf import cards
 
 Array = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 ARRAYS = "images.npz"
 DESCRIPTION = "task.json"
 MAX_PIXELS = 64_000_000
@@ -181,12 +182,14 @@ def read_picture(path: Path, size: int) -> Array:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise cards.CardError(
                     f"expected an image of at most {MAX_PIXELS} pixels; received {path} with "
                     f"{picture.width}x{picture.height}; make it smaller"
                 )
+            if picture.mode.startswith("I"):
+                picture = Image.fromarray((np.asarray(picture, dtype=np.uint32) >> 8).astype(np.uint8))
             return picture.convert("RGB")
     except FileNotFoundError as error:
         raise cards.CardError(
@@ -203,12 +206,10 @@ def _open(path: Path) -> Image.Image:
 
 def _fit(picture: Image.Image, size: int) -> Array:
     width, height = picture.size
-    scale = size / min(width, height)
-    picture = picture.resize(
-        (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BICUBIC
-    )
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def _fingerprint(pixels: Array) -> str:
@@ -219,14 +220,14 @@ def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:
     with open_arrays(path) as arrays:
 
         def part(name: str) -> ArrayImages:
-            pixels = _array(arrays, f"{name}_x", path)
+            pixels = read_array(arrays, f"{name}_x", path)
             if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
                 raise cards.CardError(
                     f"expected {name}_x as uint8 of shape (n, height, width, 3) in {path.name}; received "
                     f"{pixels.dtype} of shape {pixels.shape}; convert the array"
                 )
             key = f"{name}_y"
-            labels = _array(arrays, key, path) if key in arrays else None
+            labels = read_array(arrays, key, path) if key in arrays else None
             if labels is not None and not np.issubdtype(labels.dtype, np.integer):
                 raise cards.CardError(
                     f"expected {key} as whole numbers in {path.name}; received {labels.dtype}; "
@@ -237,10 +238,10 @@ def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:
         return part("train"), part("test")
 
 
-def _array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
+def read_array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
     try:
         return arrays[key]
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise cards.CardError(
             f"expected {key} as a plain array in {path.name}; received one that does not read ({reason}); write it "
@@ -251,7 +252,9 @@ def _array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
 def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
     try:
         arrays = np.load(path, allow_pickle=False)
-        missing = sorted({"train_x", "test_x"} - set(getattr(arrays, "files", ())))
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        missing = sorted({"train_x", "test_x"} - set(arrays.files))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise cards.CardError(
@@ -277,6 +280,10 @@ def file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES:
             continue
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            raise cards.CardError(
+                f"expected image files inside {folder}; received {path.name!r}, which is no file or leads outside; remove it"
+            )
         place = path.relative_to(folder).parts
         if len(place) == 1:
             unlabelled = True
@@ -289,4 +296,9 @@ def file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
                 f"outside the {len(classes)} classes; rename it or add the class"
             )
         files.append(path)
+    if unlabelled and len({len(path.relative_to(folder).parts) == 1 for path in files}) > 1:
+        raise cards.CardError(
+            f"expected images either all in folders of their classes or all beside each other in {folder}; received both; "
+            "move them"
+        )
     return FileImages(tuple(files), None if unlabelled else np.asarray(labels, dtype=np.int64))

@@ -88,7 +88,7 @@ class Extract(_Section):
 
 
 class Merge(_Section):
-    """One merge step (METHODS of the README). The defaults are the preset `default`."""
+    """One merge step, as in `otmf.fusion` and `otmf.methods`. The defaults are the preset `default`."""
 
     code_version: Count = 1
     method: Literal["otmf", "running_average", "task_arithmetic", "wudi"] = "otmf"
@@ -270,7 +270,7 @@ def _order_mistakes(content: dict[str, Any]) -> list[str]:
                 "steps without a gap"
             )
         task, previous = step.get("task"), step.get("previous")
-        if task not in tasks:
+        if not isinstance(task, str) or task not in tasks:
             mistakes.append(
                 f"steps.{name}.task: expected one of the tasks ({', '.join(map(str, tasks)) or 'none yet'}); received "
                 f"{task!r}; add the task or correct the name"
@@ -281,15 +281,15 @@ def _order_mistakes(content: dict[str, Any]) -> list[str]:
                 "merges already; remove one of the two"
             )
         merged.setdefault(str(task), str(name))
-        if previous != FIRST and previous not in steps:
+        if previous != FIRST and (not isinstance(previous, str) or previous not in steps):
             mistakes.append(
                 f"steps.{name}.previous: expected {FIRST} or another step; received {previous!r}, which is unknown; "
                 "correct it"
             )
-        elif previous in followed:
+        elif str(previous) in followed:
             mistakes.append(
                 f"steps.{name}.previous: expected a step that nothing follows; received {previous!r}, which "
-                f"{followed[previous]} follows already; make the steps one chain"
+                f"{followed[str(previous)]} follows already; make the steps one chain"
             )
         followed.setdefault(str(previous), str(name))
     mistakes.extend(_cycle(steps))

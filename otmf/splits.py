@@ -49,21 +49,24 @@ def split(task: images.TaskImages, *, unlabelled: float, held_back: float = 0.0,
     if labels is None:
         unlabelled = 1.0 - held_back
     parts: dict[str, list[int]] = {"held_back": [], "unlabelled": [], "labelled": []}
+    placed: dict[str, str] = {}
     for group in _by_class(kept, labels):
         ranked = sorted(group, key=lambda position: _keyed(train[position], seed))
         marks = list(dict.fromkeys(train[position] for position in ranked))
         first = round(held_back * len(marks))
         second = first + max(round(unlabelled * len(marks)), int(unlabelled > 0 and len(marks) > 1))
-        part_of = {
-            mark: "held_back" if rank < first else "unlabelled" if rank < second else "labelled"
-            for rank, mark in enumerate(marks)
-        }
+        for rank, mark in enumerate(marks):
+            placed.setdefault(mark, "held_back" if rank < first else "unlabelled" if rank < second else "labelled")
         for position in ranked:
-            parts[part_of[train[position]]].append(position)
+            parts[placed[train[position]]].append(position)
     chosen = {name: np.sort(np.asarray(positions, dtype=np.int64)) for name, positions in parts.items()}
     chosen["test"] = np.arange(len(test), dtype=np.int64)
     _refuse_empty(task, chosen, labelled=labels is not None, unlabelled=unlabelled > 0)
     manifest = _manifest(task, chosen, train, test, dropped=len(train) - len(kept), seed=seed)
+    if not manifest["disjoint"]:
+        raise cards.CardError(
+            f"task {task.name}: expected disjoint parts; received overlaps {manifest['overlaps']}; report this"
+        )
     return Split(**chosen, manifest=manifest)
 
 

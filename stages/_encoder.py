@@ -30,6 +30,12 @@ def open_backbone(line: _params.Line) -> backbones.Backbone:
     return backbones.build(json.loads((line.pretrained / "backbone.json").read_text(encoding="utf-8")))
 
 
+def feature_size(backbone: backbones.Backbone, state: Mapping[str, Tensor]) -> int:
+    """Number of features of the encoder."""
+    blank = np.zeros((1, backbone.image_size, backbone.image_size, 3), np.uint8)
+    return int(teach(backbone, state, blank, where=torch.device("cpu")).shape[1])
+
+
 def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
     """The state on a device."""
     return {key: value.to(where) for key, value in state.items()}
@@ -81,13 +87,14 @@ def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.nda
     return pixels(task.train, drawn, open_backbone(line))
 
 
-def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[np.ndarray, Tensor]:
-    """Pixels and labels of the fraction of a task's labelled images that its head may be tuned on, drawn from the seed."""
+def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[np.ndarray, Tensor] | None:
+    """Pixels and labels of the fraction of a task's labelled images that its head may be tuned on, drawn from the seed.
+
+    None for a task that came as a checkpoint without labelled train images: its head stays as it is.
+    """
     task, split = line.load(name)
     if not len(split.labelled):
-        raise ValueError(
-            f"task {name}: expected labelled train images to tune its head; received none; set heads: frozen"
-        )
+        return None
     count = max(1, round(options.fraction * len(split.labelled)))
     drawn = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
     return pixels(task.train, drawn, open_backbone(line)), torch.from_numpy(task.train.labels[drawn])

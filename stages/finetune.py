@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -44,7 +46,8 @@ def _frozen_head(
     base = _files.read_json(line.pretrained / "base.json")
     brought = images.describe(line.raw(name))["head"]
     if brought:
-        return _read_head(line.raw(name) / brought, len(task.classes))
+        width = _encoder.feature_size(backbone, pretrained)
+        return _read_head(line.raw(name) / brought, (len(task.classes), width))
     kind = options.kind
     if kind == "auto":
         kind = "zero_shot" if backbone.has_text and base.get("tag") else "prototype"
@@ -71,15 +74,16 @@ def few(positions: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray
     )
 
 
-def _read_head(path, classes: int) -> heads.Head:
-    tensors = checkpoints.load(path)
-    if "weight" not in tensors or tensors["weight"].ndim != 2 or len(tensors["weight"]) != classes:
+def _read_head(path: Path, shape: tuple[int, int]) -> heads.Head:
+    tensors = {key: value.float() for key, value in checkpoints.load(path).items()}
+    checkpoints.check_finite(tensors, name=path.name)
+    bias = tensors.get("bias", torch.zeros(shape[0]))
+    if "weight" not in tensors or tuple(tensors["weight"].shape) != shape or tuple(bias.shape) != shape[:1]:
         raise checkpoints.CheckpointError(
-            f"expected `weight` of shape ({classes}, features) in the head; received "
-            f"{ {key: tuple(value.shape) for key, value in tensors.items()} }; save it so"
+            f"expected a head with weight {shape} and bias {shape[:1]}, classes and features; received "
+            f"{ ({key: tuple(value.shape) for key, value in tensors.items()}) }; save it so"
         )
-    weight = tensors["weight"].float()
-    return heads.Head(weight, tensors.get("bias", weight.new_zeros(classes)).float())
+    return heads.Head(tensors["weight"], bias)
 
 
 def _adopt(line: _params.Line, name: str, brought: str, pretrained: task_vectors.State) -> task_vectors.State:

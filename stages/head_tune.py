@@ -41,6 +41,9 @@ def _tuned(
     line: _params.Line, task: str, head: heads.Head, backbone: backbones.Backbone, merged: task_vectors.State,
     options: settings.HeadTune, where: torch.device,
 ) -> tuple[heads.Head, int]:  # fmt: skip
-    pixels, labels = _encoder.labelled(line, task, options)
+    given = _encoder.labelled(line, task, options)
+    if given is None:
+        return head, 0
+    pixels, labels = given
     found = _encoder.teach(backbone, merged, pixels, where=where)
     return heads.tune(head, found, labels, options=options), len(labels)

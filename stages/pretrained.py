@@ -14,8 +14,10 @@ from stages._run import Facts, say
 def main(line: _params.Line) -> Facts:
     options, where = line.params_checked.pretrained, _encoder.device(line)
     config = backbones.read_config(line.params_checked.backbone.model, line.root)
-    backbone = backbones.build(config)
     source = _files.read_json(line.raw("pretrained") / "base.json")
+    if source["source"] == "tag":
+        config = backbones.tagged_config(config, source["tag"])
+    backbone = backbones.build(config)
     facts = Facts(inputs=[line.raw("pretrained")], outputs=[line.pretrained], parameters=options.model_dump() | config)
     if source["source"] == "tag":
         state = backbones.tagged_state(backbone, source["tag"])
@@ -38,6 +40,7 @@ def _adopt(line: _params.Line, backbone: backbones.Backbone, name: str) -> task_
     state = checkpoints.read_foreign(line.raw("pretrained") / name)
     expected = {key: torch.empty_like(value, device="cpu") for key, value in backbone.skeleton.state_dict().items()}
     task_vectors.check_alike(state, expected)
+    checkpoints.check_finite(state, name=name)
     return state
 
 

@@ -19,8 +19,16 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     `options.ridge` is r in units of the mean diagonal entry of sum_i G_i. State: `gram.<key>` (in, in) and
     `product.<key>` (out, in) for each linear weight, `sum.<key>` for every other tensor.
 
+    Raises:
+        ValueError: if earlier steps left no running sums.
+
     Source: Cheng et al. (2025), arXiv:2503.08099; the closed form of its objective, with a ridge.
     """
+    if arrival.count > 1 and not arrival.state:
+        raise ValueError(
+            f"expected the running sums of {arrival.count - 1} earlier tasks for method wudi; received none, as earlier steps used "
+            "another method; use wudi from the first step on, or keep that method"
+        )
     vector: task_vectors.Vector = {}
     state: dict[str, Tensor] = {}
     for key, tau in arrival.task_vector.items():

@@ -143,3 +143,9 @@ def test_vectors_of_unlike_models_do_not_add_up() -> None:
         ValueError, match="expected a vector over the 1 floating-point tensors of the model; received different"
     ):
         task_vectors.add(pretrained, {"b": torch.zeros(2)})
+
+
+def test_wudi_after_another_method_is_refused() -> None:
+    options = settings.merge("default", {"method": "wudi"})
+    with pytest.raises(ValueError, match="expected the running sums of 1 earlier tasks for method wudi; received none"):
+        methods.merge(methods.Arrival({}, VECTORS[0], VECTORS[1], 2, {}, options))

@@ -87,3 +87,10 @@ def test_split_with_an_empty_part_is_refused(tmp_path) -> None:
         cards.CardError, match="expected images in the unlabelled part of the split; received none out of 3"
     ):
         splits.split(task, unlabelled=0.25)
+
+
+def test_image_with_two_labels_lies_in_one_part() -> None:
+    pixels, labels = makers.pictures(40, seed=1)
+    both = images.ArrayImages(np.concatenate([pixels, pixels]), np.concatenate([labels, (labels + 1) % 3]))
+    task = images.TaskImages("t", makers.COLOURS, ("{}",), both, images.ArrayImages(*makers.pictures(12, seed=2)))
+    assert splits.split(task, unlabelled=0.4, held_back=0.2).manifest["disjoint"]

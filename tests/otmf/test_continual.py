@@ -1,0 +1,88 @@
+"""Streams of merges: what each step sees, what it leaves, and that it does not grow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from otmf import backbones, continual, settings, task_vectors
+from tests import makers
+
+
+class Stream:
+    """A line of merges over the small backbone, kept in memory."""
+
+    def __init__(self, backbone: backbones.Backbone) -> None:
+        self.encoder = continual.Encoder(backbone.features, backbone.prepare)
+        self.pretrained = backbones.initial_state(backbone, seed=0)
+        self.merged, self.state, self.count = None, {}, 0
+
+    def step(self, **values) -> continual.Step:
+        self.count += 1
+        generator = torch.Generator().manual_seed(self.count)
+        tau = {
+            key: 0.02 * torch.randn(value.shape, generator=generator)
+            for key, value in task_vectors.floats(self.pretrained).items()
+        }
+        options = settings.merge("default", {"steps": 2, "batch_size": 4, "memory_size": 12, **values})
+        done = continual.advance(self.pretrained, self.merged, tau, count=self.count, state=self.state, options=options,
+                                 encoder=self.encoder, unlabelled=self.pixels)  # fmt: skip
+        self.merged, self.state = done.vector, done.state
+        return done
+
+    def pixels(self) -> np.ndarray:
+        return makers.pictures(10, seed=100 + self.count)[0]
+
+
+@pytest.fixture
+def stream(backbone) -> Stream:
+    return Stream(backbone)
+
+
+def test_memory_holds_all_old_tasks_and_does_not_grow(stream) -> None:
+    sizes = []
+    for _ in range(5):
+        done = stream.step()
+        sizes.append(sum(value.numel() for value in done.state.values()))
+    assert len(set(sizes[1:])) == 1
+    assert done.saw["pre_steps"] == [1, 2, 3, 4]
+    assert done.saw["pre_images"] == 12
+
+
+def test_remembered_targets_are_those_of_each_tasks_own_expert(stream) -> None:
+    stream.step()
+    first = stream.state["memory.targets"].clone()
+    expert = task_vectors.add(stream.pretrained, stream.merged)
+    expected = stream.encoder.teach(expert, stream.state["memory.pixels"].numpy())
+    torch.testing.assert_close(first, expected)
+    stream.step()
+    kept = stream.state["memory.steps"] == 1
+    rows = stream.state["memory.targets"][kept]
+    assert all(any(torch.equal(row, other) for other in first) for row in rows)
+
+
+def test_previous_task_alone_is_kept_where_asked(stream) -> None:
+    for _ in range(3):
+        done = stream.step(pre_images="previous_task")
+    assert done.saw["pre_steps"] == [2]
+
+
+@pytest.mark.parametrize("kind", ["new_task", "none"])
+def test_no_old_image_is_kept_where_none_may_be(stream, kind) -> None:
+    for _ in range(2):
+        done = stream.step(pre_images=kind)
+    assert "memory.steps" not in done.state
+    assert done.saw["pre_images"] == (10 if kind == "new_task" else 0)
+
+
+def test_memory_survives_a_step_of_a_method_that_sees_nothing(stream) -> None:
+    stream.step()
+    assert stream.step(method="running_average").saw["pre_images"] == 0
+    assert stream.step().saw["pre_steps"] == [1]
+
+
+def test_method_that_sees_nothing_is_never_handed_pixels(stream, monkeypatch) -> None:
+    monkeypatch.setattr(stream, "pixels", lambda: pytest.fail("it asked for pixels"))
+    for _ in range(2):
+        stream.step(method="wudi")
