@@ -15,6 +15,8 @@ from ruamel.yaml.error import YAMLError
 MAX_CARD_BYTES = 1 << 20
 MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel = 2
 RESERVED_NAMES = ("pretrained",)
 
 
@@ -171,7 +173,7 @@ def _describe(mistake: Any) -> str:
     text = mistake["msg"].removeprefix("Value error, ")
     if text.startswith("expected"):
         return f"{place}: {text}"
-    return f"{place}: {text}; received {reprlib.repr(mistake['input'])}; correct it"
+    return f"{place}: {text}; received {_SHOWN.repr(mistake['input'])}; correct it"
 
 
 def _parse(model: type[Any], path: Path) -> Any:

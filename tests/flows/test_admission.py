@@ -118,3 +118,32 @@ def test_card_with_the_name_of_an_onboarded_task_is_refused(tmp_path) -> None:
         workspace.WorkspaceError, match="expected a new task; received 'a', which is onboarded already as s01"
     ):
         admission.new_step(params, card)
+
+
+def test_file_where_the_card_will_be_kept_is_refused_before_any_work(root, tmp_path) -> None:
+    place = root / "data/cards/good.yaml"
+    place.write_text("mine", encoding="utf-8")
+    try:
+        with pytest.raises(
+            workspace.WorkspaceError, match=r"expected nothing at data/cards/good\.yaml; received a file or folder"
+        ):
+            admission.open_all(root, makers.card(tmp_path, "good"))
+        assert place.read_text(encoding="utf-8") == "mine"
+    finally:
+        place.unlink()
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "tasks: ["])
+def test_line_is_not_made_from_parameters_that_are_none(tmp_path, text) -> None:
+    base = makers.base_card(tmp_path / "materials")
+    params = tmp_path / "params.yaml"
+    params.write_text(text, encoding="utf-8")
+    with pytest.raises(settings.SettingsError, match="expected"):
+        workspace.create(tmp_path / "new", base=base, params=params)
+    assert not (tmp_path / "new").exists()
+
+
+def test_git_of_a_hook_does_not_lead_ours_elsewhere(root, tmp_path, monkeypatch) -> None:
+    expected = workspace.git(root, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert workspace.git(root, "rev-parse", "HEAD") == expected

@@ -77,3 +77,12 @@ def test_base_card_needs_what_its_source_needs(tmp_path) -> None:
             cards.CardError, match=f"expected `{needed}` for a base with source {source}; received none"
         ):
             cards.read_base(path)
+
+
+def test_card_that_grows_when_it_is_shown_is_refused_at_once(tmp_path) -> None:
+    levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))
+    with pytest.raises(cards.CardError, match="expected a known key") as caught:
+        read(tmp_path, f"name: [1]\na0: &a0 [lol]\n{levels}\nsource: *a9\npath: x\n")
+    assert len(str(caught.value)) < 5000
+    with pytest.raises(cards.CardError, match="expected YAML"):
+        read(tmp_path, "[" * 20_000)

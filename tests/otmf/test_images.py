@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from otmf import cards, gathering, images
 from tests import makers
@@ -63,3 +64,55 @@ def test_archive_with_pickled_objects_is_refused(tmp_path) -> None:
         cards.CardError, match="expected train_x as a plain array in images.npz; received one that does not read"
     ):
         images.check(gathered(tmp_path, data=data))
+
+
+def test_picture_of_sixteen_bits_keeps_its_shades(tmp_path) -> None:
+    shades = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    Image.fromarray(shades).save(tmp_path / "deep.png")
+    assert images.read_picture(tmp_path / "deep.png", 16)[..., 0].ravel().tolist() == list(range(256))
+
+
+def test_long_thin_picture_is_cropped_before_it_is_resized(tmp_path) -> None:
+    """Resized whole it would take gigabytes."""
+    Image.new("RGB", (2_000_000, 1), "red").save(tmp_path / "thin.png")
+    assert images.read_picture(tmp_path / "thin.png", 32).shape == (32, 32, 3)
+
+
+def test_file_of_another_format_under_an_image_suffix_is_not_interpreted(tmp_path) -> None:
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(cards.CardError, match="expected an image that decodes; received .*x.png"):
+        images.read_picture(tmp_path / "x.png", 16)
+
+
+def test_link_that_leads_out_of_the_folder_is_refused(tmp_path) -> None:
+    card = folder_card(tmp_path)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "given/pictures/train/a/x.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(
+        cards.CardError, match="expected image files inside .* received 'x.png', which is no file or leads outside"
+    ):
+        gathering.gather(card, tmp_path / "given", tmp_path / "raw")
+
+
+def test_pictures_both_in_class_folders_and_beside_them_are_refused(tmp_path) -> None:
+    card = folder_card(tmp_path)
+    source = tmp_path / "given/pictures/train"
+    (source / "stray.png").write_bytes((source / "a/0.png").read_bytes())
+    with pytest.raises(
+        cards.CardError, match="expected images either all in folders of their classes or all beside each other"
+    ):
+        gathering.gather(card, tmp_path / "given", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("classes", [np.array("red"), np.array(["red"] * 3), np.array([], dtype=str)])
+def test_classes_of_an_archive_that_are_no_distinct_names_are_refused(tmp_path, classes) -> None:
+    with pytest.raises(cards.CardError, match="expected `classes` as at least two distinct names in squares.npz"):
+        gathered(tmp_path, data=changed(classes=classes))
+
+
+def test_single_array_under_the_name_of_an_archive_is_refused(tmp_path) -> None:
+    path = makers.card(tmp_path / "given")
+    with path.with_suffix(".npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(cards.CardError, match="expected an npz archive of plain arrays; received .* .a single array."):
+        gathering.gather(cards.read(path), path.parent, tmp_path / "raw")
