@@ -24,7 +24,7 @@ app = typer.Typer(
     help="Continual model merging by optimal transport: one shared encoder, task after task merged into it.\n\n"
     "Start with `otmf init my_line`, then `otmf onboard CARD --line my_line` for each task; `otmf demo` shows it all.",
 )
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the line of models.", envvar="OTMF_LINE")]
 

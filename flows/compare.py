@@ -90,7 +90,9 @@ def table(line: layout.Layout) -> Table:
     tasks = references(line)
     shown = Table(title=f"Methods over {len(tasks)} tasks (mean and deviation over orders, %)")
     for column in ("method", "sees", "labels", "ACC", "BWT", "of fine-tuned"):
-        shown.add_column(column, justify="left" if column in ("method", "sees", "labels") else "right")
+        shown.add_column(
+            column, justify="left" if column in ("method", "sees", "labels") else "right", no_wrap=column == "method"
+        )
     for name in ("base", "finetuned"):
         shown.add_row(name, "", "", f"{100 * mean(scores[name] for scores in tasks.values()):.1f}", "", "")
     for row in summary(line):

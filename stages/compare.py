@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
 
 from otmf import settings
 from stages import _bench, _files, _params
@@ -14,18 +18,10 @@ RESULT = "data/results/compare.json"
 
 def main(line: _params.Line) -> Facts:
     wanted = _params.load_yaml(line.root / SETTINGS)
+    torch.set_num_threads(1)
     bench = _bench.Bench(line, wanted["tasks"])
-    rows = [
-        row
-        for name, options in wanted["methods"].items()
-        for seed in wanted["orders"]
-        for row in bench.run(
-            name,
-            settings.section(settings.Merge, options["merge"]),
-            [settings.section(settings.HeadTune, heads) for heads in options["head_tune"]],
-            seed,
-        )
-    ]
+    jobs = [(name, options, seed) for name, options in wanted["methods"].items() for seed in wanted["orders"]]
+    rows = [row for found in _spread(bench, jobs, line.params_checked.threads) for row in found]
     references = bench.references()
     untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]
     _files.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
@@ -35,3 +31,37 @@ def main(line: _params.Line) -> Facts:
         facts.metrics[f"seconds/{row['method']}/{row['seed']}"] = row["seconds"]
     facts.metrics["peak_memory_mib_of_all"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return facts
+
+
+def _spread(bench: _bench.Bench, jobs: list[tuple], workers: int) -> list[list[dict]]:
+    """The rows of all jobs, run by forked processes of one thread each: the numbers do not depend on how many."""
+    if workers == 1 or bench.where.type != "cpu":
+        return [_run(bench, job) for job in jobs]
+    longest_first = sorted(jobs, key=lambda job: -job[1]["merge"]["steps"] * (job[1]["merge"]["method"] == "otmf"))
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("fork"), initializer=_adopt, initargs=(bench,)
+    ) as pool:
+        done = dict(zip(map(_key, longest_first), pool.map(_run_adopted, longest_first), strict=True))
+    return [done[_key(job)] for job in jobs]
+
+
+def _key(job: tuple) -> tuple[str, int]:
+    return job[0], job[2]
+
+
+_adopted: _bench.Bench | None = None
+
+
+def _adopt(bench: _bench.Bench) -> None:
+    global _adopted
+    _adopted = bench
+
+
+def _run_adopted(job: tuple) -> list[dict]:
+    return _run(_adopted, job)
+
+
+def _run(bench: _bench.Bench, job: tuple) -> list[dict]:
+    name, options, seed = job
+    heads = [settings.section(settings.HeadTune, found) for found in options["head_tune"]]
+    return bench.run(name, settings.section(settings.Merge, options["merge"]), heads, seed)
