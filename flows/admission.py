@@ -19,7 +19,7 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     new_step(params, card)
     entries(params.defaults, card)
     workspace.require_clean(line)
-    workspace.require_absent(line, line.card(card.name), line.raw(card.name))
+    workspace.require_absent(line, line.card(card.name), line.raw(card.name).with_suffix(".dvc"))
     return line, card
 
 
