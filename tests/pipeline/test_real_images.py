@@ -18,10 +18,10 @@ TASKS = ("mnist", "eurosat", "sign_digits")
 
 
 def test_three_real_tasks_are_merged_into_one_model_above_its_base(otmf, tmp_path) -> None:
-    """Reduced: a base pretrained for one pass. Experts beat the base, and the merged model is between the two."""
+    """Reduced: a base pretrained for two passes. Experts beat the base, and the merged model is between the two."""
     if not DATA.is_dir():
         pytest.skip(f"needs the folder of real image sets: {DATA} (or OTMF_VISION_DATA) does not exist")
-    base, cards = real.prepare(DATA.resolve(), tmp_path / "cards", tasks=TASKS, epochs=1)
+    base, cards = real.prepare(DATA.resolve(), tmp_path / "cards", tasks=TASKS, epochs=2)
     root = tmp_path / "vision3"
     otmf("init", root, "--base", base, "--params", tmp_path / "cards/params.yaml", "--backbone", real.BACKBONE)
     for card in cards:
