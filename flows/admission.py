@@ -18,9 +18,13 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     params = workspace.params(line)
     new_step(params, card)
     entries(params.defaults, card)
+    return line, card
+
+
+def require_ready(line: layout.Layout, card: cards.Card) -> None:
+    """Refuses a line that a new commit of the card would trip over; to be asked by the holder of the line's lock."""
     workspace.require_clean(line)
     workspace.require_absent(line, line.card(card.name), line.raw(card.name).with_suffix(".dvc"))
-    return line, card
 
 
 def new_step(params: settings.Params, card: cards.Card) -> str:

@@ -59,10 +59,12 @@ def onboard(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
 ) -> None:
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate."""
-    from flows import admission, server, warm
+    from flows import admission, server, warm, workspace
 
     with _clear_failures():
-        found_line, _ = admission.open_all(line, card)
+        found_line, found_card = admission.open_all(line, card)
+        with workspace.locked(found_line, patience=wait):  # refused or waited for before anything else is started
+            admission.require_ready(found_line, found_card)
         with warm.interpreter() as environment, server.connected(found_line):
             from flows.onboard import onboard as flow
 

@@ -49,7 +49,7 @@ def onboard(root: str, card_path: str, environment: dict[str, str] | None = None
     """
     line, card = admission.open_all(Path(root), Path(card_path))
     with workspace.locked(line, patience=patience):
-        workspace.require_clean(line)
+        admission.require_ready(line, card)
         params = workspace.params(line)
         step = admission.new_step(params, card)
         store = tracking.prepare(line, params.line)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from flows import admission, workspace
+from flows import admission, cli, workspace
 from otmf import cards, settings
 from tests import makers
 
@@ -73,7 +74,7 @@ def test_line_with_uncommitted_changes_is_refused(root, tmp_path) -> None:
         with pytest.raises(
             workspace.WorkspaceError, match=r"expected a line without uncommitted changes; received params\.yaml"
         ):
-            admission.open_all(root, makers.card(tmp_path, "good"))
+            admission.require_ready(*admission.open_all(root, makers.card(tmp_path, "good")))
     finally:
         params.write_bytes(before)
 
@@ -88,6 +89,14 @@ def test_line_held_by_another_process_is_refused(root) -> None:
         workspace.locked(workspace.open_line(root)),
     ):
         pass
+
+
+def test_onboarding_a_held_line_is_refused_before_anything_is_started(root, tmp_path) -> None:
+    with workspace.locked(workspace.open_line(root)):
+        done = CliRunner().invoke(cli.app, ["onboard", str(makers.card(tmp_path, "good")), "--line", str(root)])
+    assert done.exit_code == 1
+    assert "received a line that another onboarding holds" in done.stderr
+    assert not (root / ".otmf/prefect").exists()
 
 
 def test_folder_without_a_line_is_refused(tmp_path) -> None:
@@ -127,7 +136,7 @@ def test_file_where_the_card_will_be_kept_is_refused_before_any_work(root, tmp_p
         with pytest.raises(
             workspace.WorkspaceError, match=r"expected nothing at data/cards/good\.yaml; received a file or folder"
         ):
-            admission.open_all(root, makers.card(tmp_path, "good"))
+            admission.require_ready(*admission.open_all(root, makers.card(tmp_path, "good")))
         assert place.read_text(encoding="utf-8") == "mine"
     finally:
         place.unlink()
