@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows import workspace
-from otmf import layout
+from otmf import errors, layout
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -27,7 +27,7 @@ class Store:
 
 def uri(line: layout.Layout) -> str:
     """MLFLOW_TRACKING_URI, or the line's own sqlite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{line.private / 'mlflow' / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{line.tracking / 'mlflow.db'}"
 
 
 def prepare(line: layout.Layout, name: str) -> Store:
@@ -45,8 +45,8 @@ def prepare(line: layout.Layout, name: str) -> Store:
 
     where, location = uri(line), None
     if where.startswith("sqlite:"):
-        (line.private / "mlflow").mkdir(parents=True, exist_ok=True)
-        location = (line.private / "mlflow" / "artifacts").as_uri()
+        line.tracking.mkdir(parents=True, exist_ok=True)
+        location = (line.tracking / "artifacts").as_uri()
     with _answering(where):
         client = MlflowClient(tracking_uri=where)
         found = client.get_experiment_by_name(name)
@@ -91,8 +91,4 @@ def _answering(where: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise workspace.WorkspaceError(
-            f"expected a tracking store at {where}; received no answer ({reason}); start it, or unset "
-            "MLFLOW_TRACKING_URI to use the line's own file"
-        ) from error
+        raise workspace.WorkspaceError(errors.no_tracking_store(where, error)) from error

@@ -19,3 +19,12 @@ def sentence(error: BaseException) -> str:
         )
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def no_tracking_store(where: str, error: BaseException) -> str:
+    """The sentence for a tracking store that fails, whatever the failure was."""
+    reason = " ".join(str(error).split())[:160]
+    return (
+        f"expected a tracking store at {where}; received no answer ({reason}); start it, or unset MLFLOW_TRACKING_URI to "
+        "use the line's own file"
+    )

@@ -33,6 +33,11 @@ class Layout:
         """Run-time state that is neither versioned nor shared: tracking store, Prefect's home, attempts, locks."""
         return self.root / ".otmf"
 
+    @property
+    def tracking(self) -> Path:
+        """The tracking store of a line that is given no other: a sqlite file and a folder of artifacts."""
+        return self.private / "mlflow"
+
     def card(self, task: str) -> Path:
         return self.root / f"data/cards/{task}.yaml"
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from otmf import __version__, lineage
+from otmf import __version__, errors, lineage
 from stages import _params
 
 PARENT = "OTMF_PARENT_RUN"
@@ -22,9 +22,8 @@ def store_uri(line: _params.Line) -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if given:
         return given
-    path = line.private / "mlflow" / "mlflow.db"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path.resolve()}"
+    line.tracking.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{line.tracking.resolve() / 'mlflow.db'}"
 
 
 def connect(line: _params.Line) -> Any:
@@ -99,19 +98,11 @@ def _answering(where: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConnectionError(
-            f"expected a tracking store at {where}; received no answer ({reason}); start it, or unset "
-            "MLFLOW_TRACKING_URI to use the line's own file"
-        ) from error
+        raise ConnectionError(errors.no_tracking_store(where, error)) from error
 
 
 def _artifacts(line: _params.Line, uri: str) -> str | None:
-    if not uri.startswith("sqlite:"):
-        return None
-    from pathlib import Path
-
-    return (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    return (line.tracking.resolve() / "artifacts").as_uri() if uri.startswith("sqlite:") else None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
