@@ -8,8 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from otmf import task_vectors
-
 Granularity = Literal["element", "row", "column", "tensor"]
 Masks = dict[str, Tensor]
 
@@ -27,11 +25,6 @@ def new(vector: Mapping[str, Tensor], *, granularity: Granularity = "element") -
         key: torch.ones(_shape(value.shape, granularity), dtype=value.dtype, device=value.device)
         for key, value in vector.items()
     }
-
-
-def apply(masks: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> task_vectors.Vector:
-    """The masked vector M (.) v, tensor by tensor."""
-    return {key: masks[key] * value for key, value in vector.items()}
 
 
 def pull_back(gradient: Tensor, vector: Tensor, shape: torch.Size) -> Tensor:
