@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
 import resource
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,16 @@ def stage(name: str, arguments: list[str]) -> int:
         return 1
 
 
+@contextlib.contextmanager
+def imports_frozen() -> Iterator[None]:
+    """Keeps the garbage collector from walking what is loaded already: about half a second at a time for torch and MLflow."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _run(name: str, arguments: list[str]) -> None:
     import torch
 
@@ -83,9 +96,10 @@ def _run(name: str, arguments: list[str]) -> None:
         module.main(line, *arguments)
         return
     store = _tracking.connect(line)
-    begun = time.perf_counter()
-    facts = module.main(line, *arguments)
-    seconds = time.perf_counter() - begun
+    with imports_frozen():
+        begun = time.perf_counter()
+        facts = module.main(line, *arguments)
+        seconds = time.perf_counter() - begun
     facts.metrics["seconds"] = seconds
     facts.metrics["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     _tracking.log(store, line, name, arguments, facts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import selectors
@@ -58,6 +59,7 @@ def serve(path: str) -> None:
     os.umask(previous)
     listener.listen(16)
     _preload()
+    gc.freeze()  # what is loaded stays shared with every child, and no child's collector walks it
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ, ("listener", None, None))
     selector.register(sys.stdin.fileno(), selectors.EVENT_READ, ("owner", None, None))

@@ -18,6 +18,7 @@ import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from otmf import backbones, continual, fusion, settings, task_vectors, transport
+from stages import _run
 from tests.benchmarks import machine
 
 TINY = Path(__file__).resolve().parents[2] / "data/backbones/vit_tiny_32.json"
@@ -33,11 +34,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rows = [
-        row(given.encoder, preset, batch, given.steps, given.repeat)
-        for batch in given.batch
-        for preset in ("paper", "default")
-    ]
+    with _run.imports_frozen():
+        rows = [
+            row(given.encoder, preset, batch, given.steps, given.repeat)
+            for batch in given.batch
+            for preset in ("paper", "default")
+        ]
     columns = [
         "encoder",
         "preset",
@@ -123,8 +125,8 @@ class Bench:
             self._teach(vector, pixels)
         for step in range(steps):
             module.zero_grad(set_to_none=True)
+            first = (step * size) % (POOL - size + 1)
             for side in (step % 2,) if self.options.alternate else (0, 1):
-                first = (step * size) % (POOL - size + 1)
                 module(inputs[side][first : first + size]).square().sum().backward()
         return time.perf_counter() - begun
 
