@@ -47,9 +47,13 @@ class Training(_Section):
 
 
 class Pretrained(Training):
-    """The base: a training run over the classes of all parts, used where the base card says `source: train`."""
+    """The base: a training run over the classes of all parts, used where the base card says `source: train`.
+
+    Its batches are large enough for more `threads` than the line's other stages have; None: the same number.
+    """
 
     code_version: Count = 1
+    threads: Count | None = None
     epochs: Count = 6
     optimiser: Literal["adamw", "muon"] = "muon"
     learning_rate: Positive = 2e-3
@@ -178,7 +182,7 @@ class Params(_Section):
 
     line: cards.Slug
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 2
+    threads: Count = 1
     backbone: Backbone = Backbone()
     pretrained: Pretrained = Pretrained()
     defaults: Defaults = Defaults()

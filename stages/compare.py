@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 from concurrent.futures import ProcessPoolExecutor
 
@@ -21,7 +22,7 @@ def main(line: _params.Line) -> Facts:
     torch.set_num_threads(1)
     bench = _bench.Bench(line, wanted["tasks"])
     jobs = [(name, options, seed) for name, options in wanted["methods"].items() for seed in wanted["orders"]]
-    rows = [row for found in _spread(bench, jobs, line.params_checked.threads) for row in found]
+    rows = [row for found in _spread(bench, jobs, min(_cores(), len(jobs))) for row in found]
     references = bench.references()
     untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]
     _files.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
@@ -43,6 +44,10 @@ def _spread(bench: _bench.Bench, jobs: list[tuple], workers: int) -> list[list[d
     ) as pool:
         done = dict(zip(map(_key, longest_first), pool.map(_run_adopted, longest_first), strict=True))
     return [done[_key(job)] for job in jobs]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _key(job: tuple) -> tuple[str, int]:

@@ -48,6 +48,7 @@ def _train(
     line: _params.Line, backbone: backbones.Backbone, options: settings.Pretrained, where: torch.device, facts: Facts
 ) -> task_vectors.State:
     """Cross-entropy over the classes of all parts, through cosine logits against learned class vectors."""
+    torch.set_num_threads(options.threads or line.params_checked.threads)
     folder = line.raw("pretrained")
     source = _files.read_json(folder / "base.json")
     parts = [images.load(folder / name) for name in source["parts"]]
