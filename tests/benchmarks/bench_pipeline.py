@@ -34,8 +34,8 @@ def main() -> None:
         for number in range(1, 5):
             card = makers.card(folder / "cards", f"task{number}", seed=number)
             begun = time.perf_counter()
-            text = subprocess.run([OTMF, "onboard", str(card), "--line", str(root)], capture_output=True, text=True, check=True,
-                                  env=process.environment()).stdout  # fmt: skip
+            text = subprocess.run([OTMF, "onboard", str(card), "--line", str(root)], stdout=subprocess.PIPE, text=True, check=True,
+                                  stderr=subprocess.STDOUT, env=process.environment()).stdout  # fmt: skip
             whole.append(time.perf_counter() - begun)
             for stage, seconds in overheads(text).items():
                 stages.setdefault(stage, []).append(seconds)
