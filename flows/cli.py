@@ -57,8 +57,11 @@ def onboard(
     card: Annotated[Path, typer.Argument(help="A task card (YAML).")],
     line: LineOption = Path(),
     wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
+    override: Annotated[
+        str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
+    ] = None,
 ) -> None:
-    """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate."""
+    """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate, ask the gate."""
     from flows import admission, server, warm, workspace
 
     with _clear_failures():
@@ -68,18 +71,50 @@ def onboard(
         with warm.interpreter() as environment, server.connected(found_line):
             from flows.onboard import onboard as flow
 
-            found = flow(str(line), str(card), environment, wait)
+            found = flow(str(line), str(card), environment, wait, override)
         change = "" if found.bwt is None else f", backward transfer {100 * found.bwt:+.1f} points"
         out.print(
-            f"{found.task} onboarded as {found.step}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
+            f"{found.task} onboarded as {found.step}, version v{found.version}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
             f"{100 * found.acc:.1f} % on average over all tasks{change}"
         )
 
 
 @app.command()
+def promote(
+    task: Annotated[str, typer.Argument(help="Task that the gate refused.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")],
+    line: LineOption = Path(),
+    by: Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")] = None,
+) -> None:
+    """Accept, against the gate, the refused model of a task."""
+    from flows import promotion, workspace
+
+    with _clear_failures():
+        entry = promotion.promote(workspace.open_line(line), task, by=by, reason=reason, log=out.print)
+        out.print(f"{task} accepted: v{entry.version} is the champion")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")],
+    version: Annotated[
+        str | None, typer.Argument(help="Version to return to, such as v3; the one that served before otherwise.")
+    ] = None,
+    line: LineOption = Path(),
+    by: Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")] = None,
+) -> None:
+    """Let an earlier version serve again. Nothing is rewritten: the history gets one more entry."""
+    from flows import promotion, workspace
+
+    with _clear_failures():
+        entry = promotion.roll_back(workspace.open_line(line), version, by=by, reason=reason, log=out.print)
+        out.print(f"v{entry.version} ({entry.step}) is the champion again")
+
+
+@app.command()
 def status(line: LineOption = Path()) -> None:
-    """Show the tasks and steps of a line, accuracies, and what is not up to date."""
-    from flows import repro, tracking, workspace
+    """Show the tasks and steps of a line, accuracies, which version serves, refused attempts, what is not up to date."""
+    from flows import promotion, repro, tracking, workspace
     from otmf import settings
 
     with _clear_failures():
@@ -90,6 +125,8 @@ def status(line: LineOption = Path()) -> None:
             out.print(f"Line {params.line}: no task yet. Next: otmf onboard CARD --line {line}")
         else:
             out.print(_status_table(found, params, order))
+        for sentence in promotion.standing(found):
+            out.print(sentence)
         stale = repro.stale(found.root)
         out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
         out.print(f"Tracking: mlflow ui --backend-store-uri {tracking.uri(found)}")
@@ -135,11 +172,11 @@ def predict(
     task: Annotated[str, typer.Option(help="Task whose classes to choose from.")],
     line: LineOption = Path(),
 ) -> None:
-    """Print class and probability of images, from the merged model."""
-    from flows import process, workspace
+    """Print class and probability of images, from the version that serves (the champion)."""
+    from flows import process, promotion, workspace
 
     with _clear_failures():
-        found = workspace.open_line(line)
+        found = promotion.serving(workspace.open_line(line))
         params = workspace.params(found)
         if task not in params.tasks:
             raise workspace.WorkspaceError(

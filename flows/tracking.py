@@ -47,7 +47,7 @@ def prepare(line: layout.Layout, name: str) -> Store:
     if where.startswith("sqlite:"):
         line.tracking.mkdir(parents=True, exist_ok=True)
         location = (line.tracking / "artifacts").as_uri()
-    with _answering(where):
+    with answering(where):
         client = MlflowClient(tracking_uri=where)
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=location)
@@ -57,13 +57,13 @@ def prepare(line: layout.Layout, name: str) -> Store:
 def begin(store: Store, task: str, tags: dict[str, str]) -> str:
     """Starts the parent run of a task; returns its id."""
     tags = {"mlflow.runName": f"onboard {task}", "task": task, "kind": "onboard", **tags}
-    with _answering(store.uri):
+    with answering(store.uri):
         return store.client.create_run(store.experiment, tags=tags).info.run_id
 
 
 def link(store: Store, parent: str, stage: str, tag: str, digest: str) -> None:
     """Links a stage that did not run again to the run that made its output, found by the output's hash."""
-    with _answering(store.uri):
+    with answering(store.uri):
         found = store.client.search_runs([store.experiment], filter_string=f"tags.`{tag}` = '{digest}'", max_results=1)
         if found:
             store.client.set_tag(parent, f"restored.{stage.replace('@', '.')}", found[0].info.run_id)
@@ -74,7 +74,7 @@ def finish(store: Store, parent: str, *, metrics: dict[str, float], tags: dict[s
     from mlflow.entities import Metric, RunTag
 
     now = int(time.time() * 1000)
-    with _answering(store.uri):
+    with answering(store.uri):
         store.client.log_batch(
             parent,
             metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
@@ -84,7 +84,7 @@ def finish(store: Store, parent: str, *, metrics: dict[str, float], tags: dict[s
 
 
 @contextlib.contextmanager
-def _answering(where: str) -> Iterator[None]:
+def answering(where: str) -> Iterator[None]:
     """Turns every failure of the store into one sentence."""
     from mlflow.exceptions import MlflowException
 

@@ -164,19 +164,31 @@ def require_absent(line: layout.Layout, *paths: Path) -> None:
             )
 
 
-def begin(line: layout.Layout, name: str) -> layout.Layout:
+def begin(line: layout.Layout, name: str, *, commit: str = "HEAD") -> layout.Layout:
     """A clone of the line to attempt a change in, with the line's DVC cache; an older attempt of that name goes.
 
     Nothing in the line itself changes until `land`; a failed attempt stays where it is, to be looked at.
     """
-    folder = line.private / "attempts" / name
+    return _clone(line, line.private / "attempts" / name, git(line.root, "rev-parse", commit).strip())
+
+
+def at(line: layout.Layout, commit: str, name: str) -> layout.Layout:
+    """The line as it was at a commit, in a clone that is kept under a name and made again only if it differs."""
+    folder = line.private / "versions" / name
+    if (folder / ".git").exists() and git(folder, "rev-parse", "HEAD").strip() == commit:
+        return layout.Layout(folder)
+    return _clone(line, folder, commit)
+
+
+def _clone(line: layout.Layout, folder: Path, commit: str) -> layout.Layout:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    git(line.root, "clone", "--quiet", "--shared", "--no-tags", str(line.root), str(folder))
-    attempt = layout.Layout(folder)
-    repro.share_cache(attempt.root, line.root)
-    repro.checkout(attempt.root)
-    return attempt
+    git(line.root, "clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(line.root), str(folder))
+    git(folder, "checkout", "--quiet", "-B", "main", commit)
+    clone = layout.Layout(folder)
+    repro.share_cache(clone.root, line.root)
+    repro.checkout(clone.root)
+    return clone
 
 
 def commit(folder: Path, message: str) -> str:
@@ -187,14 +199,30 @@ def commit(folder: Path, message: str) -> str:
     return git(folder, "rev-parse", "HEAD").strip()
 
 
-def land(line: layout.Layout, attempt: layout.Layout) -> str:
+def keep(line: layout.Layout, attempt: layout.Layout, branch: str) -> None:
+    """Keeps the attempt's commit in the line under a branch, in place of an older one, and the attempt goes."""
+    git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), f"+HEAD:refs/heads/{branch}")
+    shutil.rmtree(attempt.root, ignore_errors=True)
+
+
+def has_branch(line: layout.Layout, branch: str) -> bool:
+    """Whether the line has a branch of that name."""
+    return bool(git(line.root, "for-each-ref", "--format=x", f"refs/heads/{branch}").strip())
+
+
+def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None) -> str:
     """Moves the line to the attempt's commit, forward only; then brings its outputs there, and the attempt goes.
+
+    Args:
+        line, attempt: the line, and a clone of it that is ahead.
+        tag: a name for the commit. It is given before the line moves, so that a line never stands at a version without one.
 
     Returns:
         Empty, or one sentence if the commit has landed but its outputs could not be brought there.
     """
-    git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), "HEAD")
-    git(line.root, "merge", "--quiet", "--ff-only", "FETCH_HEAD")
+    named = [f"+HEAD:refs/tags/{tag}"] if tag else []
+    git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), "HEAD", *named)
+    git(line.root, "merge", "--quiet", "--ff-only", git(attempt.root, "rev-parse", "HEAD").strip())
     try:
         repro.checkout(line.root)
     except (process.ProcessError, OSError) as error:

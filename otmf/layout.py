@@ -67,3 +67,6 @@ class Layout:
 
     def evaluation(self, step: str) -> Path:
         return self.root / f"data/results/steps/{step}.json"
+
+    def gate(self, step: str) -> Path:
+        return self.root / f"data/results/gates/{step}.json"

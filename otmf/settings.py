@@ -166,6 +166,18 @@ class Step(_Section):
     evaluate: Evaluate = Evaluate()
 
 
+class Gate(_Section):
+    """Bounds that a merged model must keep to serve; accuracies and drops as fractions.
+
+    least_of_finetuned: of the new task, its accuracy over its fine-tuned model's. largest_drop: on any older task, from
+    the accuracy before; largest_average_drop: on average over the older tasks.
+    """
+
+    least_of_finetuned: Annotated[float, Field(ge=0)] = 0.5
+    largest_drop: Fraction = 0.2
+    largest_average_drop: Fraction = 0.1
+
+
 class Defaults(_Section):
     """What the next task gets; changing it leaves earlier tasks as they are."""
 
@@ -185,6 +197,7 @@ class Params(_Section):
     threads: Count = 1
     backbone: Backbone = Backbone()
     pretrained: Pretrained = Pretrained()
+    gate: Gate = Gate()
     defaults: Defaults = Defaults()
     tasks: dict[str, Task] = Field(default_factory=dict)
     steps: dict[str, Step] = Field(default_factory=dict)

@@ -41,7 +41,7 @@ def test_output_has_a_line_for_each_stage_and_each_mask_epoch(onboarded) -> None
     text = second.stdout + second.stderr
     for epoch in range(1, 7):
         assert re.search(rf"merge-step s02: epoch {epoch}/6, pre \d\S*, post \d", text)
-    assert "second onboarded as s02: accuracy" in second.stdout
+    assert "second onboarded as s02, version v2: accuracy" in second.stdout
 
 
 def test_line_is_committed_clean_and_up_to_date(onboarded) -> None:

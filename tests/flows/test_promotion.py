@@ -1,0 +1,162 @@
+"""Versions and people's decisions on them, on a line whose models are single files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import promotion, tracking, versions, workspace
+from otmf import layout
+from tests import makers
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A line with two versions, to be copied."""
+    line = workspace.open_line(makers.line(tmp_path_factory.mktemp("made") / "line"))
+    for task in ("one", "two"):
+        accept(line, task)
+    return line.root
+
+
+@pytest.fixture
+def line(two, tmp_path, monkeypatch) -> layout.Layout:
+    monkeypatch.setenv("OTMF_ACTOR", "ada")
+    shutil.copytree(two, tmp_path / "line", symlinks=True)
+    return workspace.open_line(tmp_path / "line")
+
+
+def attempt(line: layout.Layout, task: str) -> layout.Layout:
+    """A clone with one more task and a model of its own, as an onboarding leaves it."""
+    clone = workspace.begin(line, task)
+    document = workspace.read_params(clone)
+    number = len(document["steps"]) + 1
+    document["tasks"][task] = {}
+    document["steps"][f"s{number:02d}"] = {"task": task, "previous": f"s{number - 1:02d}"}
+    workspace.write_params(clone, document)
+    model = clone.merged(f"s{number:02d}") / "model.safetensors"
+    model.parent.mkdir(parents=True)
+    model.write_text(task, encoding="utf-8")
+    return clone
+
+
+def accept(line: layout.Layout, task: str) -> versions.Entry:
+    clone = attempt(line, task)
+    step = f"s{len(workspace.params(clone).steps):02d}"
+    entry = versions.accept(clone, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
+    workspace.commit(clone.root, f"Onboard {task}")
+    workspace.land(line, clone, tag=versions.tag(entry.version))
+    return entry
+
+
+def refuse(line: layout.Layout, task: str) -> None:
+    clone = attempt(line, task)
+    workspace.commit(clone.root, f"Refuse {task}\n\nexpected more; received less")
+    workspace.keep(line, clone, f"rejected/{task}")
+
+
+def aliases(line: layout.Layout) -> dict[str, str]:
+    store = tracking.prepare(line, "small")
+    found = store.client.get_registered_model("line").aliases
+    return {
+        alias: store.client.get_model_version("line", version).tags["otmf.version"] for alias, version in found.items()
+    }
+
+
+def test_versions_count_up_and_each_commit_has_its_tag(line) -> None:
+    assert workspace.git(line.root, "rev-parse", "model/v2^{commit}") == workspace.git(line.root, "rev-parse", "HEAD")
+    entries = versions.history(line.root)
+    assert versions.champion(entries).task == "two"
+    assert versions.previous(entries).task == "one"
+
+
+def test_rollback_is_one_more_entry_and_sets_the_aliases(line) -> None:
+    before = (line.root / versions.FILE).read_bytes()
+    entry = promotion.roll_back(line, None, by=None, reason="worse on photos", log=print)
+    assert (entry.action, entry.version, entry.by, entry.reason) == ("rolled_back", 1, "ada", "worse on photos")
+    assert (line.root / versions.FILE).read_bytes().startswith(before)
+    assert aliases(line) == {"champion": "1", "previous": "2"}
+    assert workspace.git(line.root, "status", "--porcelain") == ""
+    promotion.roll_back(line, "v2", by="grace", reason="it was the camera", log=print)
+    assert aliases(line) == {"champion": "2", "previous": "1"}
+    assert [found.version for found in versions.history(line.root)] == [1, 2, 1, 2]
+
+
+def test_predictions_come_from_the_version_that_serves(line) -> None:
+    assert promotion.serving(line) == line
+    promotion.roll_back(line, None, by=None, reason="back", log=print)
+    serving = promotion.serving(line)
+    assert serving.root != line.root
+    assert list(workspace.params(serving).steps) == ["s01"]
+    assert promotion.serving(line) == serving
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("v7", "expected a version of this line .v1, v2.; received v7"),
+        ("v2", "expected another version than the one that serves; received v2"),
+        ("../v1", "expected a version such as v3; received '../v1'"),
+        ("0", "expected a version such as v3"),
+    ],
+)
+def test_rollback_to_what_cannot_be_changes_nothing(line, version, message) -> None:
+    head = workspace.git(line.root, "rev-parse", "HEAD")
+    with pytest.raises(workspace.WorkspaceError, match=message):
+        promotion.roll_back(line, version, by=None, reason="why not", log=print)
+    assert workspace.git(line.root, "rev-parse", "HEAD") == head
+
+
+def test_there_is_no_version_before_the_first(line) -> None:
+    assert versions.previous(versions.history(line.root)[:1]) is None
+    assert versions.champion([]) is None
+
+
+def test_rollback_needs_a_reason(line) -> None:
+    with pytest.raises(workspace.WorkspaceError, match="expected a reason; received an empty one"):
+        promotion.roll_back(line, None, by=None, reason=" \n", log=print)
+
+
+def test_refused_attempt_can_be_accepted_by_a_person_with_a_reason(line, monkeypatch) -> None:
+    monkeypatch.setattr(versions.lineage, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
+    refuse(line, "three")
+    assert promotion.refused(line) == ["three"]
+    assert any("Refused: three: expected more; received less" in found for found in promotion.standing(line))
+    entry = promotion.promote(line, "three", by="grace", reason="wanted\nall the same", log=print)
+    assert (entry.action, entry.by, entry.reason, entry.version) == ("overridden", "grace", "wanted all the same", 3)
+    assert list(workspace.params(line).steps) == ["s01", "s02", "s03"]
+    assert promotion.refused(line) == []
+    assert aliases(line) == {"champion": "3", "previous": "2"}
+
+
+def test_refused_attempt_is_not_accepted_once_the_line_has_moved_on(line) -> None:
+    refuse(line, "three")
+    accept(line, "four")
+    with pytest.raises(
+        workspace.WorkspaceError, match="expected the line to stand where three was refused; .*--override"
+    ):
+        promotion.promote(line, "three", by=None, reason="wanted", log=print)
+    with pytest.raises(workspace.WorkspaceError, match=r"expected a refused attempt \(three\); received 'five'"):
+        promotion.promote(line, "five", by=None, reason="wanted", log=print)
+    with pytest.raises(ValueError, match="slug|expected"):
+        promotion.promote(line, "../two", by=None, reason="wanted", log=print)
+
+
+def test_decision_stands_while_the_tracking_store_is_away_and_is_written_later(line, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    promotion.roll_back(line, None, by=None, reason="back", log=said.append)
+    assert any("decided, but not yet in the tracking store" in text for text in said)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    promotion.roll_back(line, "v2", by=None, reason="forth", log=said.append)
+    assert aliases(line) == {"champion": "2", "previous": "1"}
+
+
+def test_history_that_was_meddled_with_is_refused(line) -> None:
+    path: Path = line.root / versions.FILE
+    path.write_text(path.read_text() + "{}\n")
+    with pytest.raises(workspace.WorkspaceError, match=r"expected one decision per line in data/history\.jsonl"):
+        versions.history(line.root)

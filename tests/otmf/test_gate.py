@@ -1,0 +1,76 @@
+"""The gate's rules, on evaluations written by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otmf import gate, settings
+
+RULES = settings.Gate(least_of_finetuned=0.8, largest_drop=0.1, largest_average_drop=0.05)
+
+
+def evaluation(now: dict[str, float], before: dict[str, float], *, finetuned: float = 1.0) -> dict:
+    rows = [{"step": "s02", "task": task, "accuracy": value} for task, value in before.items()]
+    rows += [{"step": "s03", "task": task, "accuracy": value} for task, value in now.items()]
+    return {"step": "s03", "task": "new", "rows": rows, "references": {"new": {"base": 0.1, "finetuned": finetuned}}}
+
+
+def broken(now: dict[str, float], before: dict[str, float], **keys) -> list[tuple[str, str]]:
+    found = gate.judge(RULES, evaluation(now, before, **keys), previous="s02")
+    assert found.accepted == (not found.broken)
+    return [(finding.rule, finding.about) for finding in found.broken]
+
+
+def test_model_within_every_bound_is_accepted() -> None:
+    assert broken({"a": 0.85, "b": 0.9, "new": 0.8}, {"a": 0.9, "b": 0.9}) == []
+
+
+def test_new_task_too_far_below_its_expert_is_refused() -> None:
+    assert broken({"a": 0.9, "new": 0.7}, {"a": 0.9}) == [("least_of_finetuned", "new")]
+    assert broken({"a": 0.9, "new": 0.7}, {"a": 0.9}, finetuned=0.85) == []
+
+
+def test_one_task_that_drops_too_far_is_refused_and_named() -> None:
+    assert broken({"a": 0.7, "b": 0.9, "c": 0.9, "d": 0.9, "e": 0.9, "new": 0.9}, dict.fromkeys("abcde", 0.9)) == [
+        ("largest_drop", "a")
+    ]
+
+
+def test_many_small_drops_are_refused_on_average() -> None:
+    assert broken({"a": 0.82, "b": 0.82, "new": 0.9}, {"a": 0.9, "b": 0.9}) == [
+        ("largest_average_drop", "all older tasks")
+    ]
+
+
+def test_first_task_has_no_drop() -> None:
+    found = gate.judge(RULES, evaluation({"new": 0.9}, {}), previous="s00")
+    assert [finding.rule for finding in found.findings] == ["least_of_finetuned"]
+
+
+def test_expert_that_is_never_right_cannot_be_fallen_short_of() -> None:
+    assert broken({"new": 0.0}, {}, finetuned=0.0) == []
+
+
+def test_sentence_names_bound_and_figure_in_per_cent() -> None:
+    found = gate.judge(RULES, evaluation({"a": 0.7, "new": 0.7}, {"a": 0.9}), previous="s02")
+    assert [finding.sentence() for finding in found.broken] == [
+        "expected at least 80.0 % of the fine-tuned accuracy on new; received 70.0",
+        "expected a drop of at most 10.0 points on a; received 20.0",
+        "expected a drop of at most 5.0 points on average over all older tasks; received 20.0",
+    ]
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
+def test_wider_bounds_never_refuse_what_narrower_ones_accept(accuracies) -> None:
+    now = {task: pair[0] for task, pair in accuracies.items()} | {"new": 0.9}
+    found = evaluation(now, {task: pair[1] for task, pair in accuracies.items()})
+    wide = RULES.model_copy(update={"largest_drop": 0.3, "largest_average_drop": 0.2})
+    assert gate.judge(wide, found, previous="s02").accepted or not gate.judge(RULES, found, previous="s02").accepted
+
+
+@pytest.mark.parametrize("key", ["largest_drop", "largest_average_drop"])
+def test_bounds_outside_their_range_are_refused(key) -> None:
+    with pytest.raises(settings.SettingsError, match=key):
+        settings.section(settings.Gate, {key: 1.5})
