@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import repro, workspace
-from otmf import cards, gathering, images, layout, settings, splits
+from otmf import cards, gathering, images, layout, lineage, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -16,7 +16,7 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     line = workspace.open_line(root)
     card = cards.read(card_path)
     params = workspace.params(line)
-    new_step(params, card)
+    place(params, card)
     entries(params.defaults, card)
     return line, card
 
@@ -24,35 +24,38 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
 def require_ready(line: layout.Layout, card: cards.Card) -> None:
     """Refuses a line that a new commit of the card would trip over; to be asked by the holder of the line's lock."""
     workspace.require_clean(line)
-    workspace.require_absent(line, line.card(card.name), line.raw(card.name).with_suffix(".dvc"))
+    if not place(workspace.params(line), card)[1]:
+        workspace.require_absent(line, line.card(card.name), line.raw(card.name).with_suffix(".dvc"))
 
 
-def new_step(params: settings.Params, card: cards.Card) -> str:
-    """The name of the step a card will become. Raises WorkspaceError if its task is there already."""
-    if card.name in params.tasks:
-        step = next((name for name, found in params.steps.items() if found.task == card.name), None)
-        raise workspace.WorkspaceError(
-            f"expected a new task; received {card.name!r}, which is onboarded already"
-            f"{f' as {step}' if step else ''}; give the card another name"
-        )
-    return f"s{len(params.steps) + 1:02d}"
+def place(params: settings.Params, card: cards.Card) -> tuple[str, bool]:
+    """The step of a card's task, and whether the line has that task already."""
+    for step, found in params.steps.items():
+        if found.task == card.name:
+            return step, True
+    return f"s{len(params.steps) + 1:02d}", False
 
 
-def prepare(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -> tuple[layout.Layout, dict[str, int]]:
+def prepare(line: layout.Layout, card: cards.Card, card_path: Path) -> tuple[layout.Layout, dict[str, int]] | None:
     """The work of `admit`: the card's data gathered and checked aside first, then the clone.
 
     Returns:
-        The clone, and the number of images in each part of the split.
+        The clone, and the number of images in each part of the split; None if the line has the same card with the same
+        data already.
 
     Raises:
         CardError, SettingsError: if the card, its data or its settings do not hold up; the line is as before.
     """
+    params = workspace.params(line)
+    step, known = place(params, card)
     aside = line.private / "incoming" / card.name
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
-        entry, merged = entries(workspace.params(line).defaults, card)
+        entry, merged = entries(params.defaults, card)
         gathering.gather(card, card_path.resolve().parent, aside)
+        if known and _same(line, card, aside):
+            return None
         loaded = images.load(aside)
         _check_held_back(line, entry.split)
         images.check(loaded, needs_training_labels=card.checkpoint is None)
@@ -60,17 +63,32 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path, step: str) -
             loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
         )
         attempt = workspace.begin(line, card.name)
+        if known:
+            repro.untrack(attempt.root, attempt.raw(card.name))
+            shutil.rmtree(attempt.raw(card.name), ignore_errors=True)
         aside.rename(attempt.raw(card.name))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     document = workspace.read_params(attempt)
+    before = params.steps[step].previous if known else f"s{int(step[1:]) - 1:02d}"
     _append(document, "tasks", card.name, entry.model_dump(mode="json"))
-    _append(document, "steps", step, {"task": card.name, "previous": f"s{int(step[1:]) - 1:02d}", **merged})
+    _append(document, "steps", step, {"task": card.name, "previous": before, **merged})
     workspace.write_params(attempt, document)
     attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
     attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
     repro.track(attempt.root, attempt.raw(card.name))
     return attempt, {part: found["images"] for part, found in split.manifest["parts"].items()}
+
+
+def _same(line: layout.Layout, card: cards.Card, aside: Path) -> bool:
+    """Whether the line's card and data of that name have this content."""
+    kept = line.card(card.name)
+    return (
+        kept.exists()
+        and kept.read_text(encoding="utf-8") == cards.dump(card)
+        and line.raw(card.name).is_dir()
+        and lineage.digest(line.raw(card.name)) == lineage.digest(aside)
+    )
 
 
 def _check_held_back(line: layout.Layout, split: settings.Split) -> None:

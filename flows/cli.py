@@ -72,11 +72,65 @@ def onboard(
             from flows.onboard import onboard as flow
 
             found = flow(str(line), str(card), environment, wait, override)
+        if not found.outcomes:
+            out.print(f"{found.task} is onboarded already as {found.step}, with the same card and data: nothing to do")
+            return
         change = "" if found.bwt is None else f", backward transfer {100 * found.bwt:+.1f} points"
         out.print(
             f"{found.task} onboarded as {found.step}, version v{found.version}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
             f"{100 * found.acc:.1f} % on average over all tasks{change}"
         )
+
+
+@app.command()
+def retrain(
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="[TASK...]", help="Tasks to train again.")] = None,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Whatever DVC calls stale; so it is without a task.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Everything, the base included.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would run, why and for how long; run nothing.")
+    ] = False,
+    line: LineOption = Path(),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
+    override: Annotated[
+        str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
+    ] = None,
+) -> None:
+    """Make stale or named tasks again, from the earliest changed step on; the gate decides whether the result serves."""
+    from flows import retrain as retraining
+    from flows import server, warm, workspace
+
+    with _clear_failures():
+        if sum((bool(tasks), changed, everything)) > 1:
+            raise workspace.WorkspaceError("expected one of TASK, --changed and --all; received several; leave one")
+        found = workspace.open_line(line)
+        wanted = retraining.wanted(found, tasks or [], everything=everything)
+        if plan or not wanted:
+            _print_plan(found, wanted)
+            return
+        with warm.interpreter() as environment, server.connected(found):
+            done = retraining.retrain(str(found.root), tasks, everything, environment, wait, override)
+        _print_retrained(done)
+
+
+@app.command()
+def retire(
+    task: Annotated[str, typer.Argument(help="Task to take out.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the commit.")],
+    line: LineOption = Path(),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
+) -> None:
+    """Take a task out of the model: every later step is merged anew without it."""
+    from flows import retrain as retraining
+    from flows import server, warm, workspace
+
+    with _clear_failures():
+        found = workspace.open_line(line)
+        with warm.interpreter() as environment, server.connected(found):
+            done = retraining.retire(str(found.root), task, reason, environment, wait)
+        _print_retrained(done)
 
 
 @app.command()
@@ -209,6 +263,36 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     app()
+
+
+def _print_plan(line, wanted: dict[str, str]) -> None:
+    from flows import plan, tracking, workspace
+
+    if not wanted:
+        out.print("Everything is up to date: nothing to run.")
+        return
+    steps = plan.timed(wanted, tracking.prepare(line, workspace.params(line).line))
+    table = Table(title=f"{len(steps)} stages would run")
+    for column in ("stage", "why", "minutes"):
+        table.add_column(column, justify="right" if column == "minutes" else "left")
+    for step in steps:
+        table.add_row(step.stage, step.why, "unknown" if step.seconds is None else f"{step.seconds / 60:.1f}")
+    out.print(table)
+    known = [step.seconds for step in steps if step.seconds is not None]
+    out.print(
+        f"About {sum(known) / 60:.1f} minutes, by the last run of each; {len(steps) - len(known)} never ran here."
+    )
+
+
+def _print_retrained(done) -> None:
+    if done is None:
+        out.print("Everything is up to date: nothing to run.")
+        return
+    ran = sum(outcome == "ran" for outcome in done.outcomes.values())
+    change = "" if done.bwt is None else f", backward transfer {100 * done.bwt:+.1f} points"
+    out.print(
+        f"v{done.version} is the champion: {ran} stages ran, {100 * done.acc:.1f} % on average over all tasks{change}"
+    )
 
 
 def _status_table(found, params, order: list[str]) -> Table:

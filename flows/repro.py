@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+
+from ruamel.yaml import YAML
 
 from flows import process
 
@@ -21,14 +24,28 @@ _CHATTER = re.compile(
 )
 
 
-def stage(line: Path, target: str, *, log: Callable[[str], None], extra: Mapping[str, str] | None = None) -> Outcome:
+def stage(
+    line: Path,
+    target: str,
+    *,
+    log: Callable[[str], None],
+    extra: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> Outcome:
     """Brings one stage up to date; says whether it ran, was restored from the cache, or had nothing to do.
+
+    Args:
+        line: the folder.
+        target: the stage.
+        log: takes each line of output.
+        extra: further environment.
+        force: run it whatever DVC knows of it.
 
     Raises:
         ProcessError: with the stage's own sentence, if it fails.
     """
     lines = process.pump(
-        [*_DVC, "--wait-for-lock", "repro", "--single-item", target],
+        [*_DVC, "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), target],
         folder=line,
         log=_without_chatter(log),
         extra=extra,
@@ -70,6 +87,22 @@ def track(line: Path, path: Path) -> None:
     _call(line, "add", "--quiet", str(path.relative_to(line)))
 
 
+def untrack(line: Path, path: Path) -> None:
+    """Takes a folder of data out of DVC; the cache keeps it."""
+    _call(line, "remove", "--quiet", f"{path.relative_to(line)}.dvc")
+
+
+def forget(line: Path, stages: set[str]) -> None:
+    """Drops stages that dvc.yaml no longer makes from dvc.lock."""
+    path = line / "dvc.lock"
+    yaml = YAML(typ="rt")
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    for stage in stages & set(content["stages"]):
+        del content["stages"][stage]
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
 def checkout(line: Path, targets: Sequence[str] = ()) -> None:
     """Brings data and outputs in line with dvc.lock, from the cache."""
     _call(line, "checkout", "--quiet", "--force", "--allow-missing", *targets)
@@ -79,6 +112,30 @@ def stale(line: Path) -> list[str]:
     """Names of stages and data that are not up to date."""
     text = process.run([*_DVC, "status"], folder=line)
     return [found[:-1] for found in text.splitlines() if found and not found[0].isspace() and found.endswith(":")]
+
+
+def reasons(line: Path) -> dict[str, str]:
+    """Stale stages and data -> what changed, in DVC's words."""
+    found = json.loads(process.run([*_DVC, "status", "--json"], folder=line) or "{}")
+    return {name: _reason(changes) for name, changes in found.items()}
+
+
+def _reason(changes: list) -> str:
+    said = []
+    for change in changes:
+        if isinstance(change, str):
+            said.append(change)
+            continue
+        for kind, parts in change.items():
+            names = parts if isinstance(parts, dict) else {str(parts): ""}
+            said += [f"{kind}: {_flat(path, how)}" for path, how in names.items()]
+    return "; ".join(said)
+
+
+def _flat(path: str, how: object) -> str:
+    if isinstance(how, dict):  # parameters: file -> name -> how
+        return ", ".join(f"{name} {_flat('', value).strip()}" for name, value in how.items())
+    return f"{path} {how}".strip()
 
 
 def _call(line: Path, *arguments: str) -> str:

@@ -54,9 +54,9 @@ def prepare(line: layout.Layout, name: str) -> Store:
     return Store(where, client, experiment)
 
 
-def begin(store: Store, task: str, tags: dict[str, str]) -> str:
-    """Starts the parent run of a task; returns its id."""
-    tags = {"mlflow.runName": f"onboard {task}", "task": task, "kind": "onboard", **tags}
+def begin(store: Store, kind: str, name: str, tags: dict[str, str]) -> str:
+    """Starts the parent run of an onboarding, a retraining or a retirement; returns its id."""
+    tags = {"mlflow.runName": f"{kind} {name}", "task": name, "kind": kind, **tags}
     with answering(store.uri):
         return store.client.create_run(store.experiment, tags=tags).info.run_id
 
@@ -67,6 +67,17 @@ def link(store: Store, parent: str, stage: str, tag: str, digest: str) -> None:
         found = store.client.search_runs([store.experiment], filter_string=f"tags.`{tag}` = '{digest}'", max_results=1)
         if found:
             store.client.set_tag(parent, f"restored.{stage.replace('@', '.')}", found[0].info.run_id)
+
+
+def seconds(store: Store, stage: str) -> float | None:
+    """How long a stage's own work took when it last ran; None if it never did."""
+    name, _, key = stage.partition("@")
+    wanted = f"tags.stage = '{name.replace('-', '_')}' and tags.key = '{key}'"
+    with answering(store.uri):
+        found = store.client.search_runs(
+            [store.experiment], filter_string=wanted, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+    return found[0].data.metrics.get("seconds") if found else None
 
 
 def finish(store: Store, parent: str, *, metrics: dict[str, float], tags: dict[str, str], failed: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 from flows import process, repro
 from otmf import cards, gathering, layout, settings
 
+_OF_STEP = ("merge-step", "head-tune", "evaluate")
 TEMPLATE = ("dvc.yaml", "params.yaml", "data/backbones")
 IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/report.html\n"
 
@@ -125,6 +127,47 @@ def write_params(line: layout.Layout, document) -> None:
     part = line.params.with_suffix(".part")
     part.write_text(stream.getvalue(), encoding="utf-8")
     part.replace(line.params)
+
+
+def result(line: layout.Layout) -> dict[str, Any]:
+    """The evaluation of the line's last step.
+
+    Raises:
+        WorkspaceError: if the line has no step.
+    """
+    order = settings.chain(params(line).steps)
+    if not order:
+        raise WorkspaceError("expected a line with at least one step; received none; onboard a task first")
+    return json.loads(line.evaluation(order[-1]).read_text(encoding="utf-8"))
+
+
+def without(clone: layout.Layout, task: str) -> int:
+    """Takes a task, its data and its step out of a clone; later steps move up by one.
+
+    Returns:
+        The number of the first step that has to be made again (one more than there are, if the last task went).
+    """
+    document = read_params(clone)
+    steps = params(clone).steps
+    order = settings.chain(steps)
+    gone = next(place for place, step in enumerate(order) if steps[step].task == task)
+    kept = [document["steps"][step] for step in order if steps[step].task != task]
+    for place, step in enumerate(kept):
+        step["previous"] = f"s{place:02d}"
+    document["steps"] = {f"s{place:02d}": step for place, step in enumerate(kept, start=1)}
+    del document["tasks"][task]
+    write_params(clone, document)
+    repro.untrack(clone.root, clone.raw(task))
+    last = order[-1]
+    repro.forget(clone.root, {f"finetune@{task}", f"extract@{task}"} | {f"{name}@{last}" for name in _OF_STEP})
+    shutil.rmtree(clone.raw(task), ignore_errors=True)
+    for path in (clone.card(task), clone.manifest(task), clone.evaluation(last), clone.trace(last), clone.gate(last)):
+        path.unlink(missing_ok=True)
+    comparison = clone.root / "data/results/compare.json"
+    if comparison.exists() and task in json.loads(comparison.read_text(encoding="utf-8"))["tasks"]:
+        comparison.unlink()
+        shutil.rmtree(clone.root / "data/compare")
+    return gone + 1
 
 
 @contextlib.contextmanager

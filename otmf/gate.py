@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from otmf import settings
 
@@ -52,39 +51,30 @@ class Verdict:
         return [finding for finding in self.findings if not finding.holds]
 
 
-def judge(rules: settings.Gate, evaluation: Mapping[str, Any], *, previous: str) -> Verdict:
-    """The verdict on a step.
+def judge(
+    rules: settings.Gate, *, now: Mapping[str, float], before: Mapping[str, float], finetuned: Mapping[str, float]
+) -> Verdict:
+    """The verdict on a merged model.
 
     Args:
         rules: the bounds.
-        evaluation: the result of the step's `evaluate`: `step`, `task`, `references` (task -> base, finetuned), and
-            `rows` (step, task, accuracy) of this and earlier steps.
-        previous: the step it was merged on top of; drops are counted from its accuracies.
+        now: task -> accuracy of the model judged.
+        before: task -> accuracy of the model that serves; empty if none does.
+        finetuned: for each task that is new or was trained again, the accuracy of its fine-tuned model under the same
+            kind of head. These tasks are compared with that; all others with their accuracy before.
 
-    The new task is compared with its own expert under the frozen head; an expert that is never right cannot be fallen
-    short of. Drops are positive where accuracy was lost.
+    An expert that is never right cannot be fallen short of. Drops are positive where accuracy was lost.
     """
-    step, task = evaluation["step"], evaluation["task"]
-    now = _accuracies(evaluation, step)
-    before = _accuracies(evaluation, previous)
-    finetuned = evaluation["references"][task]["finetuned"]
-    share = now[task] / finetuned if finetuned > 0 else 1.0
-    findings = [Finding("least_of_finetuned", task, share, rules.least_of_finetuned, share >= rules.least_of_finetuned)]
-    drops = {name: before[name] - now[name] for name in before if name != task}
-    findings += [
-        Finding("largest_drop", name, drop, rules.largest_drop, drop <= rules.largest_drop)
-        for name, drop in drops.items()
-    ]
-    if drops:
-        mean = sum(drops.values()) / len(drops)
+    findings = []
+    for task, best in finetuned.items():
+        share = now[task] / best if best > 0 else 1.0
         findings.append(
-            Finding(
-                "largest_average_drop", "all older tasks", mean, rules.largest_average_drop,
-                mean <= rules.largest_average_drop,
-            )
-        )  # fmt: skip
+            Finding("least_of_finetuned", task, share, rules.least_of_finetuned, share >= rules.least_of_finetuned)
+        )
+    drops = {task: accuracy - now[task] for task, accuracy in before.items() if task in now and task not in finetuned}
+    for task, drop in drops.items():
+        findings.append(Finding("largest_drop", task, drop, rules.largest_drop, drop <= rules.largest_drop))
+    if drops:
+        mean, bound = sum(drops.values()) / len(drops), rules.largest_average_drop
+        findings.append(Finding("largest_average_drop", "all older tasks", mean, bound, mean <= bound))
     return Verdict(tuple(findings))
-
-
-def _accuracies(evaluation: Mapping[str, Any], step: str) -> dict[str, float]:
-    return {row["task"]: row["accuracy"] for row in evaluation["rows"] if row["step"] == step}

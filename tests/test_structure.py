@@ -13,6 +13,7 @@ TORCH_FREE = {
     "cards",
     "embedded",
     "errors",
+    "gate",
     "gathering",
     "images",
     "layout",
@@ -26,7 +27,7 @@ DOORS = {
     "ot": {"otmf/transport.py"},
     "safetensors": {"otmf/checkpoints.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
-    "prefect": {"flows/onboard.py", "flows/server.py"},
+    "prefect": {"flows/attempt.py", "flows/onboard.py", "flows/retrain.py", "flows/server.py"},
     "dvc": set(),
 }
 

@@ -1,6 +1,6 @@
 """The cost of a merge step against the bare cost of its forward and backward passes.
 
-    python -m tests.benchmarks.bench_merge [--encoder tiny|ViT-B-32] [--steps N] [--batch N] [--threads N] [--repeat N]
+    python -m tests.benchmarks.bench_merge [--encoder tiny|ViT-B-32] [--steps N] [--batch N] [--threads N] [--repeat N] [--preset NAME]
 
 Bare: the same number of batches of the same size through a plain module, forward and backward, no masks, no transport,
 plus one forward pass of each teacher over its images. Both are timed in turn in one process; the ratio is what counts.
@@ -32,13 +32,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--preset", nargs="+", default=["paper", "default"], choices=list(settings.PRESETS))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with _run.imports_frozen():
         rows = [
             row(given.encoder, preset, batch, given.steps, given.repeat)
             for batch in given.batch
-            for preset in ("paper", "default")
+            for preset in given.preset
         ]
     columns = [
         "encoder",
@@ -51,7 +52,7 @@ def main() -> None:
         "transport, of merge step",
     ]
     command = (f"python -m tests.benchmarks.bench_merge --encoder {given.encoder} --steps {given.steps} --batch "
-               f"{' '.join(map(str, given.batch))} --threads {given.threads} --repeat {given.repeat}")  # fmt: skip
+               f"{' '.join(map(str, given.batch))} --threads {given.threads} --repeat {given.repeat} --preset {' '.join(given.preset)}")  # fmt: skip
     print(machine.heading(f"Cost of a merge step, {given.encoder}, {given.threads} thread(s)", command))
     print(machine.table(columns, rows))
     print(f"Medians of {given.repeat} pairs run in turn; in brackets least and greatest.")

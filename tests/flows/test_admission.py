@@ -30,7 +30,7 @@ def state(root: Path) -> dict[str, bytes]:
 
 def admit(root: Path, card: Path):
     line, read = admission.open_all(root, card)
-    return admission.prepare(line, read, card, admission.new_step(workspace.params(line), read))
+    return admission.prepare(line, read, card)
 
 
 def test_good_card_is_prepared_in_a_clone_and_the_line_stays(root, tmp_path) -> None:
@@ -120,13 +120,10 @@ def test_line_is_not_made_in_a_folder_with_content_nor_left_half_made(tmp_path) 
     assert not (tmp_path / "new").exists()
 
 
-def test_card_with_the_name_of_an_onboarded_task_is_refused(tmp_path) -> None:
+def test_card_with_the_name_of_a_known_task_takes_its_step() -> None:
     params = settings.check({"line": "x", "tasks": {"a": {}}, "steps": {"s01": {"task": "a", "previous": "s00"}}})
-    card = cards.Card(name="a", source="embedded", path="dice")
-    with pytest.raises(
-        workspace.WorkspaceError, match="expected a new task; received 'a', which is onboarded already as s01"
-    ):
-        admission.new_step(params, card)
+    assert admission.place(params, cards.Card(name="a", source="embedded", path="dice")) == ("s01", True)
+    assert admission.place(params, cards.Card(name="b", source="embedded", path="dice")) == ("s02", False)
 
 
 def test_file_where_the_card_will_be_kept_is_refused_before_any_work(root, tmp_path) -> None:

@@ -11,14 +11,12 @@ from otmf import gate, settings
 RULES = settings.Gate(least_of_finetuned=0.8, largest_drop=0.1, largest_average_drop=0.05)
 
 
-def evaluation(now: dict[str, float], before: dict[str, float], *, finetuned: float = 1.0) -> dict:
-    rows = [{"step": "s02", "task": task, "accuracy": value} for task, value in before.items()]
-    rows += [{"step": "s03", "task": task, "accuracy": value} for task, value in now.items()]
-    return {"step": "s03", "task": "new", "rows": rows, "references": {"new": {"base": 0.1, "finetuned": finetuned}}}
+def judged(now: dict[str, float], before: dict[str, float], *, finetuned: float = 1.0) -> gate.Verdict:
+    return gate.judge(RULES, now=now, before=before, finetuned={"new": finetuned})
 
 
 def broken(now: dict[str, float], before: dict[str, float], **keys) -> list[tuple[str, str]]:
-    found = gate.judge(RULES, evaluation(now, before, **keys), previous="s02")
+    found = judged(now, before, **keys)
     assert found.accepted == (not found.broken)
     return [(finding.rule, finding.about) for finding in found.broken]
 
@@ -45,7 +43,7 @@ def test_many_small_drops_are_refused_on_average() -> None:
 
 
 def test_first_task_has_no_drop() -> None:
-    found = gate.judge(RULES, evaluation({"new": 0.9}, {}), previous="s00")
+    found = judged({"new": 0.9}, {})
     assert [finding.rule for finding in found.findings] == ["least_of_finetuned"]
 
 
@@ -54,7 +52,7 @@ def test_expert_that_is_never_right_cannot_be_fallen_short_of() -> None:
 
 
 def test_sentence_names_bound_and_figure_in_per_cent() -> None:
-    found = gate.judge(RULES, evaluation({"a": 0.7, "new": 0.7}, {"a": 0.9}), previous="s02")
+    found = judged({"a": 0.7, "new": 0.7}, {"a": 0.9})
     assert [finding.sentence() for finding in found.broken] == [
         "expected at least 80.0 % of the fine-tuned accuracy on new; received 70.0",
         "expected a drop of at most 10.0 points on a; received 20.0",
@@ -65,9 +63,17 @@ def test_sentence_names_bound_and_figure_in_per_cent() -> None:
 @given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
 def test_wider_bounds_never_refuse_what_narrower_ones_accept(accuracies) -> None:
     now = {task: pair[0] for task, pair in accuracies.items()} | {"new": 0.9}
-    found = evaluation(now, {task: pair[1] for task, pair in accuracies.items()})
+    found = {"now": now, "before": {task: pair[1] for task, pair in accuracies.items()}, "finetuned": {"new": 0.9}}
     wide = RULES.model_copy(update={"largest_drop": 0.3, "largest_average_drop": 0.2})
-    assert gate.judge(wide, found, previous="s02").accepted or not gate.judge(RULES, found, previous="s02").accepted
+    assert gate.judge(wide, **found).accepted or not gate.judge(RULES, **found).accepted
+
+
+def test_task_trained_again_is_compared_with_its_expert_and_a_retired_one_with_nothing() -> None:
+    found = gate.judge(RULES, now={"a": 0.5, "b": 0.9}, before={"a": 0.9, "b": 0.9, "gone": 1.0}, finetuned={"a": 0.5})
+    assert [(finding.rule, finding.about) for finding in found.findings] == [
+        ("least_of_finetuned", "a"), ("largest_drop", "b"), ("largest_average_drop", "all older tasks")
+    ]  # fmt: skip
+    assert found.accepted
 
 
 @pytest.mark.parametrize("key", ["largest_drop", "largest_average_drop"])

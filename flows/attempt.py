@@ -1,0 +1,195 @@
+"""An attempt on a clone of the line: its stages as DVC processes, the gate, and one commit or a branch that is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import process, registry, repro, tracking, versions, workspace
+from otmf import cards, errors, gate, layout, lineage, settings
+
+
+class Refused(workspace.WorkspaceError):
+    """A merged model that the gate does not let serve. The message names rules, figures and what to do."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an attempt is about.
+
+    Attributes:
+        name: of the attempt and, if it is refused, of its branch.
+        subject: first line of its commit.
+        stages: to bring up to date, in order, each with the output it is known by.
+        fresh: tasks that are new or trained again: the gate compares them with their fine-tuned models.
+        forced: stages to run whatever DVC knows of them.
+        override: a person's reason to accept the model whatever the gate says.
+    """
+
+    name: str
+    subject: str
+    stages: Sequence[tuple[str, Path]]
+    fresh: Collection[str]
+    forced: Collection[str] = ()
+    override: str | None = None
+
+
+@dataclass(frozen=True)
+class Concluded:
+    """An accepted attempt: its commit, version, evaluation, and stage -> ran, restored or unchanged."""
+
+    commit: str
+    version: int
+    result: dict
+    outcomes: dict[str, str]
+
+
+@contextlib.contextmanager
+def tracked(line: layout.Layout, kind: str, name: str, tags: dict[str, str]) -> Iterator[tuple[tracking.Store, str]]:
+    """The tracking store and a parent run in it, which ends as failed if the body does."""
+    store = tracking.prepare(line, workspace.params(line).line)
+    head = workspace.git(line.root, "rev-parse", "HEAD").strip()
+    parent = tracking.begin(store, kind, name, {**tags, "git.commit": head})
+    try:
+        yield store, parent
+    except BaseException as error:
+        with contextlib.suppress(workspace.WorkspaceError):  # the first failure is what counts
+            tracking.finish(store, parent, metrics={}, tags={"error": errors.sentence(error)[:500]}, failed=True)
+        raise
+
+
+def carry_out(
+    line: layout.Layout,
+    clone: layout.Layout,
+    change: Change,
+    store: tracking.Store,
+    parent: str,
+    environment: dict[str, str],
+) -> Concluded:
+    """Runs the stages of a change in a clone, asks the gate, and moves the line to the clone's commit.
+
+    Raises:
+        Refused: if the gate does not accept the model and nobody overrides it; the line is as before.
+    """
+    commit = workspace.git(clone.root, "rev-parse", "HEAD").strip()
+    extra = {**environment, "OTMF_PARENT_RUN": parent, "OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": tracking.uri(line)}
+    outcomes: dict[str, str] = {}
+    for stage, output in change.stages:
+        name = stage.replace("@", " ")
+        run = run_stage.with_options(name=name, task_run_name=name)
+        outcomes[stage] = run(clone, stage, extra, stage in change.forced)
+        if outcomes[stage] != "ran":
+            tag = f"output.{output.relative_to(clone.root).as_posix().replace('/', '.')}"
+            tracking.link(store, parent, stage, tag, lineage.digest(output))
+    step = settings.chain(workspace.params(clone).steps)[-1]
+    result = json.loads(clone.evaluation(step).read_text(encoding="utf-8"))
+    verdict = judge(line, clone, step, result, tuple(change.fresh))
+    if not verdict.accepted and change.override is None:
+        refuse(line, clone, change, verdict)
+    final, version = accept(line, clone, change, step, verdict)
+    metrics = {"acc": result["acc"]} | ({} if result["bwt"] is None else {"bwt": result["bwt"]})
+    now = accuracies(result)
+    metrics |= {f"accuracy/{name}": now[name] for name in change.fresh}
+    try:
+        tracking.finish(store, parent, metrics=metrics, tags={"git.accepted": final, "version": f"v{version}"})
+        registry.follow(store, line, workspace.params(line).line)
+    except workspace.WorkspaceError as error:
+        get_run_logger().warning(f"accepted, but not yet in the tracking store: {error}")
+    return Concluded(final, version, result, outcomes)
+
+
+def accuracies(result: dict) -> dict[str, float]:
+    """Task -> accuracy at an evaluation's own step."""
+    return {row["task"]: row["accuracy"] for row in result["rows"] if row["step"] == result["step"]}
+
+
+@task(name="stage", cache_policy=NO_CACHE)
+def run_stage(line: layout.Layout, stage: str, extra: dict[str, str], force: bool = False) -> str:
+    """One DVC stage as a process, its output in this run's log. Returns ran, restored or unchanged."""
+    log = get_run_logger()
+    show: Callable[[str], None] = lambda text: log.info(text) if text.strip() else None  # noqa: E731
+    outcome = repro.stage(line.root, stage, log=show, extra=extra, force=force)
+    log.info(f"{stage}: {outcome}")
+    return outcome
+
+
+@task(name="judge", cache_policy=NO_CACHE)
+def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fresh: tuple[str, ...]) -> gate.Verdict:
+    """The gate's verdict on a clone's last step against the line's, kept beside its results."""
+    present = settings.chain(workspace.params(line).steps)
+    before = accuracies(json.loads(line.evaluation(present[-1]).read_text(encoding="utf-8"))) if present else {}
+    finetuned = {name: result["references"][name]["finetuned"] for name in fresh}
+    verdict = gate.judge(workspace.params(clone).gate, now=accuracies(result), before=before, finetuned=finetuned)
+    path = clone.gate(step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(finding) for finding in verdict.findings], indent=1) + "\n", encoding="utf-8")
+    for finding in verdict.broken:
+        get_run_logger().warning(f"gate: {finding.sentence()}")
+    return verdict
+
+
+@task(name="refuse", cache_policy=NO_CACHE)
+def refuse(line: layout.Layout, clone: layout.Layout, change: Change, verdict: gate.Verdict) -> None:
+    """Keeps the attempt as a branch of the line, and says why. Always raises Refused."""
+    reasons = "; ".join(finding.sentence() for finding in verdict.broken)
+    branch = f"rejected/{change.name}"
+    workspace.commit(clone.root, f"Refused: {change.subject}\n\n{reasons}")
+    workspace.keep(line, clone, branch)
+    raise Refused(
+        f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; change the card or the gate, or take it "
+        f"all the same with `otmf promote {change.name} --reason ...`"
+    )
+
+
+@task(name="accept", cache_policy=NO_CACHE)
+def accept(
+    line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict
+) -> tuple[str, int]:
+    """Commits the attempt as a new version and moves the line to it. Returns the commit and the version."""
+    names = {name for name, _ in change.stages}
+    stale = [name for name in repro.stale(clone.root) if name in names]
+    if stale:
+        raise workspace.WorkspaceError(
+            f"expected every stage of {change.name} to be up to date; received stale {', '.join(stale[:3])}; run it again"
+        )
+    decided = {"action": "accepted", "by": "gate", "reason": f"{change.subject}: {len(verdict.findings)} rules hold"}
+    if not verdict.accepted:
+        decided = {"action": "overridden", "by": versions.actor(), "reason": change.override}
+    last = workspace.params(clone).steps[step].task
+    entry = versions.accept(clone, step=step, task=last, **decided)
+    final = workspace.commit(clone.root, change.subject)
+    trouble = workspace.land(line, clone, tag=versions.tag(entry.version))
+    if trouble:
+        get_run_logger().warning(trouble)
+    get_run_logger().info(f"{change.subject}: line {line.root.name} is at {final[:12]}, {versions.describe(entry)}")
+    return final, entry.version
+
+
+EXPECTED = (
+    cards.CardError,
+    settings.SettingsError,
+    workspace.WorkspaceError,
+    process.ProcessError,
+    ValueError,
+    OSError,
+)
+
+
+class _WithoutTraceback(logging.Filter):
+    """Leaves out the traceback of errors whose message says it all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
+    logging.getLogger(_name).addFilter(_WithoutTraceback())

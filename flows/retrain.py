@@ -1,0 +1,127 @@
+"""Retraining and retiring: what is stale, or asked for, made again from the earliest changed step on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+
+from flows import attempt, plan, workspace
+from otmf import layout, settings
+
+
+@dataclass
+class Retrained:
+    """What a retraining came to: version, ACC and BWT, and stage -> ran, restored or unchanged."""
+
+    version: int
+    acc: float
+    bwt: float | None
+    outcomes: dict[str, str]
+
+
+def wanted(line: layout.Layout, tasks: Collection[str], *, everything: bool) -> dict[str, str]:
+    """Stage -> why: what a retraining of some tasks, of all, or of what changed (no task named) would run.
+
+    Raises:
+        WorkspaceError: if a task is not in the line.
+    """
+    params = workspace.params(line)
+    for task in tasks:
+        _require(params, task)
+    if everything:
+        first = {"pretrained": "asked for"}
+    elif tasks:
+        first = plan.forced(tasks)
+    else:
+        first = plan.changed(line)
+    return plan.closure(params, first)
+
+
+@flow(name="retrain", validate_parameters=False)
+def retrain(
+    root: str,
+    tasks: list[str] | None = None,
+    everything: bool = False,
+    environment: dict[str, str] | None = None,
+    patience: float = 0,
+    override: str | None = None,
+) -> Retrained | None:
+    """Makes stale stages again, or those of named tasks or of all, and every stage that follows; None if there are none.
+
+    Arguments and errors as in `onboard`.
+    """
+    line = workspace.open_line(Path(root))
+    with workspace.locked(line, patience=patience):
+        workspace.require_clean(line)
+        chosen = tasks or []
+        asked = wanted(line, chosen, everything=everything)
+        if not asked:
+            return None
+        params = workspace.params(line)
+        names = chosen or (list(params.tasks) if everything else _trained(asked))
+        said = "all" if everything else ", ".join(names) or "what changed"
+        with attempt.tracked(line, "retrain", said, {}) as (store, parent):
+            clone = workspace.begin(line, "retrain")
+            if names and (chosen or everything):
+                _renew(clone, names)
+            stages = [found for found in plan.stages(clone, params) if found[0] in asked]
+            forced = [stage for stage, why in asked.items() if why == "asked for"]
+            change = attempt.Change("retrain", f"Retrain {said}", stages, fresh=names, forced=forced, override=override)
+            done = attempt.carry_out(line, clone, change, store, parent, environment or {})
+    return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
+
+
+@flow(name="retire", validate_parameters=False)
+def retire(
+    root: str, task: str, reason: str, environment: dict[str, str] | None = None, patience: float = 0
+) -> Retrained:
+    """Takes a task out of the line: its card, data and step go, and every later step is merged anew without it.
+
+    The history of git keeps all of it.
+
+    Raises:
+        WorkspaceError: if the task is not in the line, or is its only one.
+    """
+    line = workspace.open_line(Path(root))
+    with workspace.locked(line, patience=patience):
+        workspace.require_clean(line)
+        params = workspace.params(line)
+        _require(params, task)
+        if len(params.steps) < 2:
+            raise workspace.WorkspaceError(
+                f"expected a line with another task than {task}; received one without; make a new line with otmf init"
+            )
+        with attempt.tracked(line, "retire", task, {"reason": reason[:500]}) as (store, parent):
+            clone = workspace.begin(line, f"retire-{task}")
+            first = workspace.without(clone, task)
+            left = workspace.params(clone)
+            stages = plan.stages(clone, left)
+            later = {f"merge-step@{step}": "follows" for step in settings.chain(left.steps)[first - 1 :]}
+            asked = plan.closure(left, later)
+            subject = f"Retire {task}\n\n{reason}"
+            change = attempt.Change(f"retire-{task}", subject, [one for one in stages if one[0] in asked], fresh=())
+            done = attempt.carry_out(line, clone, change, store, parent, environment or {})
+    return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
+
+
+def _require(params: settings.Params, task: str) -> None:
+    if task not in params.tasks:
+        raise workspace.WorkspaceError(
+            f"expected a task of this line ({', '.join(params.tasks) or 'none yet'}); received {task!r}; choose one of them"
+        )
+
+
+def _trained(asked: Collection[str]) -> list[str]:
+    return [stage.partition("@")[2] for stage in asked if stage.startswith("finetune@")]
+
+
+def _renew(clone: layout.Layout, names: Collection[str]) -> None:
+    """Sets the code versions of what will be made again to those of this release."""
+    document = workspace.read_params(clone)
+    for name in names:
+        for section, model in (("finetune", settings.Finetune), ("extract", settings.Extract)):
+            document["tasks"][name].setdefault(section, {})["code_version"] = model().code_version
+    workspace.write_params(clone, document)
