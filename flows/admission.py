@@ -81,11 +81,11 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path) -> tuple[lay
 
 
 def _same(line: layout.Layout, card: cards.Card, aside: Path) -> bool:
-    """Whether the line's card and data of that name have this content."""
-    kept = line.card(card.name)
+    """Whether the line's card and data of that name have this content; what the card's files are called does not count."""
+    kept, names = line.card(card.name), {"path", "checkpoint"}
     return (
         kept.exists()
-        and kept.read_text(encoding="utf-8") == cards.dump(card)
+        and cards.read(kept).model_dump(exclude=names) == card.model_dump(exclude=names)
         and line.raw(card.name).is_dir()
         and lineage.digest(line.raw(card.name)) == lineage.digest(aside)
     )

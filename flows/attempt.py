@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -182,14 +183,14 @@ EXPECTED = (
 )
 
 
-class _WithoutTraceback(logging.Filter):
-    """Leaves out the traceback of errors whose message says it all."""
+class _SaidOnce(logging.Filter):
+    """Leaves out what a flow's last line says again, and addresses of pages of a server that ends with the command."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
-            record.exc_info = record.exc_text = None
-        return True
+            return False
+        return os.environ.get("PREFECT_UI_ENABLED") != "false" or not record.getMessage().startswith("View at ")
 
 
 for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
-    logging.getLogger(_name).addFilter(_WithoutTraceback())
+    logging.getLogger(_name).addFilter(_SaidOnce())

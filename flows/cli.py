@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def init(
 
     with _clear_failures():
         workspace.create(folder, name=name, base=base, params=params, backbone=backbone)
-        out.print(f"Line of models in {folder}. Next: otmf onboard CARD --line {folder}")
+        out.print(f"Line of models in {folder}. Next: {_me()} onboard CARD --line {folder}")
 
 
 @app.command()
@@ -80,6 +81,45 @@ def onboard(
             f"{found.task} onboarded as {found.step}, version v{found.version}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
             f"{100 * found.acc:.1f} % on average over all tasks{change}"
         )
+
+
+@app.command()
+def submit(
+    card: Annotated[Path, typer.Argument(help="A task card (YAML).")],
+    line: LineOption = Path(),
+) -> None:
+    """Hand in a task to be onboarded by a worker: into the line's inbox, and an event to the Prefect server."""
+    from flows import server, workspace
+
+    with _clear_failures():
+        found = workspace.open_line(line)
+        with server.reached(found):
+            from flows import arrival
+
+            name = arrival.deliver(found, card)
+            arrival.announce(workspace.params(found).line, name)
+        out.print(f"Submitted as {name}; `otmf status` shows what becomes of it")
+
+
+@app.command()
+def deploy(
+    line: LineOption = Path(),
+    sweep: Annotated[int, typer.Option(min=5, help="Seconds between looks at the inbox.")] = 60,
+    retrain_cron: Annotated[
+        str | None, typer.Option(help="When to retrain what changed, such as '0 3 * * *'; only on events otherwise.")
+    ] = None,
+) -> None:
+    """Register the line on the Prefect server of PREFECT_API_URL: work pools, deployments, schedules, triggers."""
+    from flows import server, workspace
+
+    with _clear_failures():
+        found = workspace.open_line(line)
+        with server.reached(found):
+            from flows import deploy as deployment
+
+            names = deployment.register(found, sweep_seconds=sweep, retrain_cron=retrain_cron)
+        out.print(f"Registered: {', '.join(names)}")
+        out.print("Start a worker with: prefect worker start --pool cpu --type process")
 
 
 @app.command()
@@ -176,14 +216,16 @@ def status(line: LineOption = Path()) -> None:
         params = workspace.params(found)
         order = settings.chain(params.steps)
         if not order:
-            out.print(f"Line {params.line}: no task yet. Next: otmf onboard CARD --line {line}")
-        else:
-            out.print(_status_table(found, params, order))
+            out.print(
+                f"Line {params.line}: no task yet. Next: {_me()} onboard CARD --line {line} (the first also makes the base)"
+            )
+            return
+        out.print(_status_table(found, params, order))
         for sentence in promotion.standing(found):
             out.print(sentence)
         stale = repro.stale(found.root)
         out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
-        out.print(f"Tracking: mlflow ui --backend-store-uri {tracking.uri(found)}")
+        out.print(f"Tracking: {_me('mlflow')} ui --backend-store-uri {tracking.uri(found)}")
 
 
 @app.command()
@@ -230,8 +272,14 @@ def predict(
     from flows import process, promotion, workspace
 
     with _clear_failures():
-        found = promotion.serving(workspace.open_line(line))
+        newest = workspace.open_line(line)
+        found = promotion.serving(newest)
         params = workspace.params(found)
+        if task not in params.tasks and task in workspace.params(newest).tasks:
+            raise workspace.WorkspaceError(
+                f"expected a task of the version that serves ({', '.join(params.tasks)}); received {task!r}, which only a "
+                "newer version has; see `otmf status`"
+            )
         if task not in params.tasks:
             raise workspace.WorkspaceError(
                 f"expected a task of this line ({', '.join(params.tasks) or 'none yet'}); received {task!r}; "
@@ -263,6 +311,11 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     app()
+
+
+def _me(name: str = "otmf") -> str:
+    """How this command, or another of the same environment, is typed here."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).parent / name)
 
 
 def _print_plan(line, wanted: dict[str, str]) -> None:

@@ -102,9 +102,9 @@ def table(line: layout.Layout) -> Table:
     return shown
 
 
-def per_cent(spread: tuple[float, float] | None) -> str:
+def per_cent(spread: tuple[float, float] | None, signed: bool = False) -> str:
     """A mean and its deviation as text in per cent."""
-    return "" if spread is None else f"{100 * spread[0]:.1f} ± {100 * spread[1]:.1f}"
+    return "" if spread is None else f"{100 * spread[0]:{'+' if signed else ''}.1f} ± {100 * spread[1]:.1f}"
 
 
 def _spread(values: list[float]) -> tuple[float, float] | None:

@@ -82,6 +82,12 @@ def standing(line: layout.Layout) -> list[str]:
     for role, entry in (("Champion", versions.champion(entries)), ("Before it", versions.previous(entries))):
         if entry is not None:
             found.append(f"{role}: {versions.describe(entry)}, {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}")
+    if entries and entries[-1].version != max(entry.version for entry in entries):
+        newest = max(entries, key=lambda entry: entry.version)
+        found.append(
+            f"The line itself stands at v{newest.version} ({newest.step}, {newest.task}): the next task is merged onto it; "
+            f"otmf retire {newest.task} --reason ... takes it out"
+        )
     for task in refused(line):
         said = workspace.git(line.root, "log", "-1", "--format=%b", f"rejected/{task}").strip()
         found.append(

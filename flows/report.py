@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from flows import compare, workspace
+from flows import compare, promotion, versions, workspace
 from otmf import layout, metrics, settings
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
@@ -46,7 +46,9 @@ def content(line: layout.Layout) -> dict[str, Any]:
     matrix = metrics.accuracy_matrix(last["rows"])
     return {
         "name": params.line,
-        "backbone": params.backbone.model,
+        "backbone": Path(params.backbone.model).stem,
+        "standing": promotion.standing(line),
+        "history": versions.history(line.root),
         "commit": workspace.git(line.root, "rev-parse", "HEAD").strip(),
         "order": order,
         "matrix": _heat(matrix),
@@ -98,14 +100,15 @@ def _loss_curve(merge: dict[str, Any]) -> dict[str, str]:
 
 def _mask_curve(merge: dict[str, Any]) -> dict[str, str]:
     def draw(axes: Any) -> None:
-        for side, layers in merge["masks"].items():
+        for place, (side, layers) in enumerate(merge["masks"].items()):
             found = [layer["mean"] for layer in layers.values()]
             spread = [layer["deviation"] for layer in layers.values()]
-            axes.errorbar(range(len(found)), found, yerr=spread, fmt=".", capsize=0, label=side, alpha=0.8)
+            positions = [position + 0.4 * place for position in range(len(found))]
+            axes.errorbar(positions, found, yerr=spread, fmt=".", markersize=3, linewidth=0.7, label=side)
         axes.axhline(1, color="grey", linewidth=0.6)
         axes.set_xlabel("tensor, in the order of the state dict")
         axes.set_ylabel("mask, mean and deviation")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0)
 
     return {"title": f"{merge['step']}: {merge['task']}", "svg": _svg(draw)}
 
@@ -119,7 +122,7 @@ def _svg(draw: Any) -> str:
 
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "otmf", "font.size": 8, "axes.spines.top": False,
                             "axes.spines.right": False}):  # fmt: skip
-        figure, axes = pyplot.subplots(figsize=(3.6, 2.2), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(3.2, 2.1), layout="constrained")
         draw(axes)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)

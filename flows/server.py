@@ -96,6 +96,40 @@ def connected(line: layout.Layout) -> Iterator[None]:
     Raises:
         ConnectionError: if no server answers.
     """
+    home = _settings(line)
+    if os.environ.get("PREFECT_API_URL"):
+        require(os.environ["PREFECT_API_URL"])
+        yield
+        return
+    with own(home) as url:
+        os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_ENABLED": "false"}
+        try:
+            yield
+        finally:
+            _deliver()
+            del os.environ["PREFECT_API_URL"], os.environ["PREFECT_UI_ENABLED"]
+
+
+@contextlib.contextmanager
+def reached(line: layout.Layout) -> Iterator[None]:
+    """This process connected to the Prefect server that PREFECT_API_URL names, for what outlives one command.
+
+    Raises:
+        ConnectionError: if none is named, or it does not answer.
+    """
+    _settings(line)
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        raise ConnectionError(
+            "expected the address of a Prefect server in PREFECT_API_URL; received none; start one with `prefect server "
+            "start` and set it, or use `otmf onboard`, which needs none"
+        )
+    require(url)
+    yield
+
+
+def _settings(line: layout.Layout) -> Path:
+    """Sets what the user has not set of Prefect's own settings; returns its home."""
     home = line.private / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     short = {
@@ -103,17 +137,7 @@ def connected(line: layout.Layout) -> Iterator[None]:
     }
     for key, value in {**process.QUIET, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "INFO", **short}.items():
         os.environ.setdefault(key, value)
-    if os.environ.get("PREFECT_API_URL"):
-        require(os.environ["PREFECT_API_URL"])
-        yield
-        return
-    with own(home) as url:
-        os.environ["PREFECT_API_URL"] = url
-        try:
-            yield
-        finally:
-            _deliver()
-            del os.environ["PREFECT_API_URL"]
+    return home
 
 
 def _deliver() -> None:

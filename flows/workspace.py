@@ -21,7 +21,7 @@ from otmf import cards, gathering, layout, settings
 
 _OF_STEP = ("merge-step", "head-tune", "evaluate")
 TEMPLATE = ("dvc.yaml", "params.yaml", "data/backbones")
-IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/report.html\n"
+IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/data/inbox/\n/report.html\n"
 
 
 class WorkspaceError(RuntimeError):
@@ -171,15 +171,15 @@ def without(clone: layout.Layout, task: str) -> int:
 
 
 @contextlib.contextmanager
-def locked(line: layout.Layout, *, patience: float = 0) -> Iterator[None]:
-    """Holds the line for one change at a time; the lock ends with its holder.
+def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> Iterator[None]:
+    """Holds the line for one change at a time; the lock ends with its holder, however that ends.
 
     Raises:
         WorkspaceError: if another process holds it for longer than `patience` seconds.
     """
     line.private.mkdir(exist_ok=True)
     try:
-        with FileLock(line.private / "lock", timeout=patience):
+        with FileLock(line.private / name, timeout=patience):
             yield
     except Timeout as error:
         raise WorkspaceError(

@@ -79,7 +79,8 @@ class Bench:
         acc, bwt = metrics.average_accuracy(matrix), metrics.backward_transfer(matrix) if len(order) > 1 else None
         final = {row["task"]: row["accuracy"] for row in found.rows if row["step"] == f"s{len(order):02d}"}
         say(
-            f"compare: {name}, heads {found.tune.heads}, order {seed}: ACC {acc:.3f}, BWT {bwt if bwt is None else round(bwt, 3)}"
+            f"compare: {name}, heads {found.tune.heads}, order {seed}: ACC {acc:.3f}"
+            + ("" if bwt is None else f", BWT {bwt:+.3f}")
         )
         return {"method": name, "heads": found.tune.heads, "seed": seed, "order": order, "sees": sees, "acc": acc, "bwt": bwt,
                 "seconds": seconds, "final": final}  # fmt: skip

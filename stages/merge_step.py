@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import torch
@@ -109,7 +108,7 @@ def _facts(line: _params.Line, name: str, step: settings.Step, record: dict) -> 
         for layer, found in layers.items():
             facts.metrics |= {f"mask/{side}/{layer}/{part}": found[part] for part in ("mean", "deviation")}
     facts.metrics |= {f"norm/{key}": value for key, value in record["norms"].items()} | {"cosine": record["cosine"]}
-    counts = json.dumps({key: record["saw"][key] for key in ("pre_images", "post_images")})
+    counts = f"{record['saw']['pre_images']} old and {record['saw']['post_images']} new images"
     costs = f"cost before {_short(record['cost_before'])}, after {_short(record['cost_after'])}"
     say(f"merge-step {name}: {step.task} merged by {step.merge.method}; {costs}; saw {counts}")
     return facts

@@ -27,7 +27,14 @@ DOORS = {
     "ot": {"otmf/transport.py"},
     "safetensors": {"otmf/checkpoints.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
-    "prefect": {"flows/attempt.py", "flows/onboard.py", "flows/retrain.py", "flows/server.py"},
+    "prefect": {
+        "flows/arrival.py",
+        "flows/attempt.py",
+        "flows/deploy.py",
+        "flows/onboard.py",
+        "flows/retrain.py",
+        "flows/server.py",
+    },
     "dvc": set(),
 }
 

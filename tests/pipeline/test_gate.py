@@ -76,7 +76,7 @@ def test_person_accepts_it_then_rolls_back_and_predictions_follow(otmf, root, re
     assert aliases(root) == {"champion": "s01", "previous": "s02"}
     assert otmf("predict", "--task", "first", picture, "--line", root).stdout.startswith("one.png\t")
     gone = otmf("predict", "--task", "second", picture, "--line", root, code=1).stderr
-    assert "expected a task of this line (first); received 'second'" in gone
+    assert "expected a task of the version that serves (first); received 'second'" in gone
     entries = [json.loads(line) for line in (root / "data/history.jsonl").read_text().splitlines()]
     assert [(entry["action"], entry["by"], entry["version"]) for entry in entries] == [
         ("accepted", "gate", 1),

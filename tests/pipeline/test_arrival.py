@@ -1,0 +1,129 @@
+"""Tasks arriving unattended: a command, an event by HTTP, a watched folder, bad ones; a real server and a real worker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows import process, workspace
+from otmf import layout
+from tests import makers
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def root(otmf, tmp_path_factory) -> Path:
+    root = makers.line(tmp_path_factory.mktemp("arrivals") / "watched")
+    said = otmf("deploy", "--line", root, "--sweep", "5").stdout
+    assert "Registered: arrive/watched, sweep/watched, retrain/watched" in " ".join(said.split())
+    return root
+
+
+@pytest.fixture(scope="module")
+def worker(root, prefect_server, warm_interpreter, tmp_path_factory) -> Iterator[subprocess.Popen]:
+    folder = tmp_path_factory.mktemp("worker")
+    extra = {
+        "PREFECT_API_URL": prefect_server,
+        "PREFECT_HOME": str(folder),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        **warm_interpreter,
+    }
+    with (folder / "log").open("wb") as log:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"],
+            env=process.environment(extra), cwd=folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    yield started
+    process.end(started)
+
+
+def runs(url: str, deployment: str) -> list[dict]:
+    found = httpx.post(f"{url}/deployments/filter", json={}, timeout=60).json()
+    ids = [one["id"] for one in found if one["path"] is None and one["entrypoint"].endswith(f".{deployment}")]
+    asked = {"flow_runs": {"deployment_id": {"any_": ids}}}
+    return httpx.post(f"{url}/flow_runs/filter", json=asked, timeout=60).json()
+
+
+def wait_for(condition, seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.5)
+
+
+def tasks(root: Path) -> list[str]:
+    return list(workspace.params(layout.Layout(root)).tasks)
+
+
+def emit(url: str, payload: dict) -> None:
+    """The plain HTTP call of docs/operations.md."""
+    event = {"event": "otmf.task.submitted", "resource": {"prefect.resource.id": "otmf.line.watched"}, "payload": payload,
+             "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "id": str(uuid.uuid4())}  # fmt: skip
+    httpx.post(f"{url}/events", json=[event], timeout=60).raise_for_status()
+
+
+def test_one_card_through_every_door_is_onboarded_once(otmf, root, worker, prefect_server, tmp_path) -> None:
+    card = makers.card(tmp_path / "cards", "first")
+    said = [otmf("submit", card, "--line", root).stdout.split()[2] for _ in range(2)]
+    assert said[0] == said[1]
+    name = said[0].rstrip(";")
+    assert name.startswith("first-")
+    emit(prefect_server, {"submission": name})
+    watched = root / "data/inbox/by-hand"
+    shutil.copytree(tmp_path / "cards", watched)
+    wait_for(lambda: tasks(root) == ["first"] and not any((root / "data/inbox").iterdir()))
+    wait_for(lambda: all(run["state_type"] == "COMPLETED" for run in runs(prefect_server, "arrive")))
+    subjects = workspace.git(root, "log", "--format=%s").splitlines()
+    assert [subject for subject in subjects if subject.startswith(("Onboard", "Retrain"))] == ["Onboard first as s01"]
+    assert (root / ".otmf/arrived" / name / "reason.txt").read_text() == "onboarded as s01\n"
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        ({"submission": "../../$(touch x)"}, "expected the name of a folder in the inbox; received '../../$(touch x)'"),
+        ({"submission": "nothing-there"}, "expected a folder in the inbox; received 'nothing-there', which is not there"),
+        ({"submission": "a" * 5000}, "expected the name of a folder in the inbox"),
+    ],
+)  # fmt: skip
+def test_event_that_names_nothing_of_ours_fails_with_a_sentence(root, worker, prefect_server, payload, message) -> None:
+    before = {run["id"] for run in runs(prefect_server, "arrive")}
+    emit(prefect_server, payload)
+
+    def ended() -> list[dict]:
+        return [
+            run for run in runs(prefect_server, "arrive") if run["id"] not in before and run["state_type"] == "FAILED"
+        ]
+
+    wait_for(ended, 120)
+    assert message in ended()[0]["state"]["message"]
+    assert not (root / "x").exists()
+
+
+def test_submission_that_cannot_be_used_is_put_aside_with_the_reason(root, worker, tmp_path) -> None:
+    folder = root / "data/inbox/leads-out"
+    folder.mkdir(parents=True)
+    makers.write_yaml(folder / "card.yaml", {"name": "out", "source": "npz", "path": "../../../params.yaml"})
+    linked = root / "data/inbox/linked"
+    linked.mkdir()
+    makers.card(linked, "linked")
+    (linked / "more.npz").symlink_to(tmp_path)
+    wait_for(lambda: not any((root / "data/inbox").iterdir()), 180)
+    reasons = {path.parent.name: path.read_text() for path in (root / ".otmf/refused").glob("*/reason.txt")}
+    assert "which leads outside; put the data beside the card" in reasons["leads-out"]
+    assert "received the link more.npz" in reasons["linked"]
+    assert "out" not in tasks(root)
+
+
+def test_submitting_without_a_server_says_what_to_do(otmf, root, tmp_path) -> None:
+    said = otmf("submit", makers.card(tmp_path, "lost"), "--line", root, code=1, PREFECT_API_URL="").stderr
+    assert "expected the address of a Prefect server in PREFECT_API_URL; received none" in said
