@@ -1,9 +1,10 @@
 """How gently to fine-tune, and from how many images to make a head: regimes compared without any test image.
 
-    python -m tests.benchmarks.bench_regimes LINE '{"head": {"images_per_class": 4}, "finetune": {"epochs": 8}}' ...
+    python -m tests.benchmarks.bench_regimes LINE [--base-only] '{"head": {"images_per_class": 4}, "finetune": {"epochs": 8}}' ...
 
-LINE is a finished line of models (make demo). For each regime every task gets a new head and expert from its train images
-less a fifth, held back; the methods merge them over three orders and are scored on that fifth. The line stays as it is.
+LINE is a finished line of models (make demo). For each regime every task gets a new head and expert from its labelled train
+images less every fifth of them; the methods merge the experts over three orders and are scored on those fifths. With
+--base-only only the base is scored. The line stays as it is.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import finetuning, heads, settings, task_vectors
+from otmf import finetuning, heads, images, settings, task_vectors
 from stages import _bench, _encoder, _files, _params, _run, finetune
 from tests.benchmarks import machine
 
-HELD_BACK = 0.2
+EVERY = 5
 SEEDS = (42, 43, 44)
 FROZEN, PREVIOUS = settings.HeadTune(), settings.HeadTune(heads="previous")
 JOBS = {
@@ -34,21 +35,16 @@ JOBS = {
 
 
 class Regime(_bench.Bench):
-    """The bench of a line whose experts are made anew, in memory, and scored on held-back train images."""
+    """The bench of a line whose heads and experts are made anew, in memory, and scored on labelled train images set aside."""
 
-    def __init__(self, line: _params.Line, head: settings.Head, training: settings.Finetune) -> None:
-        tasks = {
-            name: task.model_copy(update={"split": settings.Split(held_back=HELD_BACK, seed=task.split.seed)})
-            for name, task in line.params_checked.tasks.items()
-        }
-        self.line = _params.Line(line.root, line.params_checked.model_copy(update={"tasks": tasks}))
-        self.tasks, self.where, self.unlabelled = list(tasks), torch.device("cpu"), {}
+    def __init__(self, line: _params.Line, head: settings.Head, training: dict, *, experts: bool) -> None:
+        self.line, self.tasks = line, list(line.params_checked.tasks)
+        self.where, self.unlabelled = torch.device("cpu"), {}
         self.options = head, training
         self.pretrained = _files.load_pretrained(line)
-        made = {task: self._expert(task) for task in self.tasks}
-        self.heads = {task: head for task, (head, _) in made.items()}
-        self.vectors = {task: vector for task, (_, vector) in made.items()}
-        self.tests = {task: self._held_back(task) for task in self.tasks}
+        self.heads = {task: self._head(task) for task in self.tasks}
+        self.vectors = {task: self._expert(task) for task in self.tasks} if experts else {}
+        self.tests = {task: self._pixels_and_labels(task, aside=True) for task in self.tasks}
 
     @cached_property
     def backbone(self):
@@ -58,55 +54,66 @@ class Regime(_bench.Bench):
     def encoder(self):
         return _bench.continual.Encoder(self.backbone.features, self.backbone.prepare)
 
-    def _expert(self, name: str) -> tuple[heads.Head, task_vectors.Vector]:
-        options, training = self.options
+    def _positions(self, name: str, *, aside: bool) -> tuple[images.TaskImages, np.ndarray]:
         task, split = self.line.load(name)
-        few = finetune.few(split.labelled, task.train.labels, options.images_per_class)
+        chosen = np.arange(len(split.labelled)) % EVERY == 0
+        return task, split.labelled[chosen if aside else ~chosen]
+
+    def _pixels_and_labels(self, name: str, *, aside: bool) -> tuple[np.ndarray, Tensor]:
+        task, positions = self._positions(name, aside=aside)
+        return _encoder.pixels(task.train, positions, self.backbone), torch.from_numpy(task.train.labels[positions])
+
+    def _head(self, name: str) -> heads.Head:
+        options, _ = self.options
+        task, positions = self._positions(name, aside=False)
+        few = finetune.few(positions, task.train.labels, options.images_per_class)
         found = self.encoder.teach(self.pretrained, _encoder.pixels(task.train, few, self.backbone))
         labels = torch.from_numpy(task.train.labels[few])
-        head = heads.prototype(found, labels, classes=len(task.classes), scale=options.scale, centre=options.centre)
+        return heads.prototype(found, labels, classes=len(task.classes), scale=options.scale, centre=options.centre)
+
+    def _expert(self, name: str) -> task_vectors.Vector:
+        pixels, labels = self._pixels_and_labels(name, aside=False)
+        own = self.line.task(name).finetune.model_dump()
         state = finetuning.train(
             self.pretrained,
-            labels=torch.from_numpy(task.train.labels[split.labelled]),
-            inputs=self.backbone.prepare(_encoder.pixels(task.train, split.labelled, self.backbone)),
-            options=training,
+            labels=labels,
+            inputs=self.backbone.prepare(pixels),
+            options=settings.section(settings.Finetune, own | self.options[1]),
             report=lambda epoch, loss: None,
-            mirror=None,
-            logits=lambda current, batch: head.logits(self.backbone.features(current, batch)),
+            mirror=torch.ones(len(labels), dtype=torch.bool) if own["mirror"] else None,
+            logits=lambda current, batch: self.heads[name].logits(self.backbone.features(current, batch)),
         )
-        return head, task_vectors.subtract(state, self.pretrained)
-
-    def _held_back(self, name: str) -> tuple[np.ndarray, Tensor]:
-        task, split = self.line.load(name)
-        return _encoder.pixels(task.train, split.held_back, self.backbone), torch.from_numpy(
-            task.train.labels[split.held_back]
-        )
+        return task_vectors.subtract(state, self.pretrained)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("line", type=Path)
     parser.add_argument("regime", nargs="+", type=json.loads)
+    parser.add_argument("--base-only", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     os.chdir(given.line)
     line = _params.read(Path.cwd())
-    columns = ["regime", "base", "fine-tuned"]
-    columns += [f"{name}, {kind.heads}" for name, (_, _, kinds) in JOBS.items() for kind in kinds]
+    columns = ["regime", "base"]
+    if not given.base_only:
+        columns += ["fine-tuned", *(f"{name}, {kind.heads}" for name, (_, _, kinds) in JOBS.items() for kind in kinds)]
     with _run.imports_frozen():
-        rows = [row(line, regime) for regime in given.regime]
-    print(machine.heading("Regimes of fine-tuning and heads, scored on held-back train images",
+        rows = [row(line, regime, base_only=given.base_only) for regime in given.regime]
+    print(machine.heading("Regimes of fine-tuning and heads, scored on labelled train images set aside",
                           "python -m tests.benchmarks.bench_regimes LINE REGIME ..."))  # fmt: skip
     print(machine.table(columns, rows))
     print("Accuracy in per cent; for the methods mean and, in brackets, each of three orders.")
 
 
-def row(line: _params.Line, regime: dict) -> list[object]:
-    bench = Regime(
-        line, settings.section(settings.Head, regime.get("head", {})), settings.section(settings.Finetune, regime.get("finetune", {}))
-    )  # fmt: skip
-    references = bench.references()
-    cells = [json.dumps(regime), *(f"{100 * mean(found[key] for found in references.values()):.1f}" for key in ("base", "finetuned"))]  # fmt: skip
+def row(line: _params.Line, regime: dict, *, base_only: bool) -> list[object]:
+    head = settings.section(settings.Head, regime.get("head", {}))
+    bench = Regime(line, head, regime.get("finetune", {}), experts=not base_only)
+    base = mean(bench.accuracy(bench.pretrained, task, bench.heads[task]) for task in bench.tasks)
+    cells = [json.dumps(regime), f"{100 * base:.1f}"]
+    if base_only:
+        return cells
+    cells.append(f"{100 * mean(found['finetuned'] for found in bench.references().values()):.1f}")
     for name, (preset, values, kinds) in JOBS.items():
         found = [bench.run(name, settings.merge(preset, values), kinds, seed) for seed in SEEDS]
         for place in range(len(kinds)):
