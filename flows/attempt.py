@@ -154,8 +154,7 @@ def accept(
     line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict
 ) -> tuple[str, int]:
     """Commits the attempt as a new version and moves the line to it. Returns the commit and the version."""
-    names = {name for name, _ in change.stages}
-    stale = [name for name in repro.stale(clone.root) if name in names]
+    stale = repro.stale(clone.root, [name for name, _ in change.stages]) if change.stages else []
     if stale:
         raise workspace.WorkspaceError(
             f"expected every stage of {change.name} to be up to date; received stale {', '.join(stale[:3])}; run it again"

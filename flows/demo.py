@@ -18,17 +18,14 @@ ORDERS = 3
 def run(folder: Path, out: Console) -> None:
     """Makes the line where it is missing, onboards the tasks it lacks, compares the methods, writes the report."""
     begun = time.perf_counter()
-    if not (folder / "params.yaml").exists():
-        out.rule("A new line of models")
-        workspace.create(folder, name="demo")
+    new = not (folder / "params.yaml").exists()
+    if new or not _complete(workspace.open_line(folder)):
+        with warm.interpreter() as environment:  # it loads while the line is made
+            if new:
+                out.rule("A new line of models")
+                workspace.create(folder, name="demo")
+            _complete_now(workspace.open_line(folder), environment, out)
     line = workspace.open_line(folder)
-    missing = [task for task in TASKS if task not in workspace.params(line).tasks]
-    with warm.interpreter() as environment:
-        if missing:
-            _onboard(line, missing, environment, out)
-        if not compared(line):
-            out.rule(f"Every method of the table, {ORDERS} task orders")
-            compare.run(line, orders=ORDERS, log=out.print, extra=environment)
     stale = repro.stale(line.root)
     report.write(line, line.root / "report.html")
     out.print(compare.table(line))
@@ -49,6 +46,23 @@ def compared(line: layout.Layout) -> bool:
     params = workspace.params(line)
     tasks = [params.steps[name].task for name in settings.chain(params.steps)]
     return (line.root / compare.RESULT).exists() and list(compare.references(line)) == tasks[: len(TASKS)]
+
+
+def _missing(line: layout.Layout) -> list[str]:
+    return [task for task in TASKS if task not in workspace.params(line).tasks]
+
+
+def _complete(line: layout.Layout) -> bool:
+    return not _missing(line) and compared(line)
+
+
+def _complete_now(line: layout.Layout, environment: dict[str, str], out: Console) -> None:
+    missing = _missing(line)
+    if missing:
+        _onboard(line, missing, environment, out)
+    if not compared(line):
+        out.rule(f"Every method of the table, {ORDERS} task orders")
+        compare.run(line, orders=ORDERS, log=out.print, extra=environment)
 
 
 def _onboard(line: layout.Layout, tasks: list[str], environment: dict[str, str], out: Console) -> None:

@@ -32,8 +32,9 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
             )
         attempt = workspace.begin(line, task, commit=branch)
         step = settings.chain(workspace.params(attempt).steps)[-1]
+        newest = workspace.params(attempt).steps[step].task
         entry = versions.accept(
-            attempt, action="overridden", step=step, task=task, by=by or versions.actor(), reason=reason
+            attempt, action="overridden", step=step, task=newest, by=by or versions.actor(), reason=reason
         )
         _land(line, attempt, f"Accept {task} against the gate\n\n{reason}", versions.tag(entry.version), log)
         workspace.git(line.root, "branch", "--quiet", "-D", branch)

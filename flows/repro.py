@@ -108,9 +108,9 @@ def checkout(line: Path, targets: Sequence[str] = ()) -> None:
     _call(line, "checkout", "--quiet", "--force", "--allow-missing", *targets)
 
 
-def stale(line: Path) -> list[str]:
-    """Names of stages and data that are not up to date."""
-    text = process.run([*_DVC, "status"], folder=line)
+def stale(line: Path, targets: Sequence[str] = ()) -> list[str]:
+    """Names of stages and data that are not up to date, of all or of some."""
+    text = process.run([*_DVC, "status", *targets], folder=line)
     return [found[:-1] for found in text.splitlines() if found and not found[0].isspace() and found.endswith(":")]
 
 

@@ -17,7 +17,7 @@ MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel = 2
-RESERVED_NAMES = ("pretrained",)
+RESERVED_NAMES = ("pretrained", "compare", "retrain", "rollback")
 
 
 class CardError(ValueError):
