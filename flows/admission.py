@@ -15,16 +15,25 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     """The line and the card, with everything checked that takes no work: before a server or an interpreter starts."""
     line = workspace.open_line(root)
     card = cards.read(card_path)
-    params = workspace.params(line)
-    place(params, card)
-    entries(params.defaults, card)
+    entries(workspace.params(line).defaults, card)
     return line, card
 
 
-def require_ready(line: layout.Layout, card: cards.Card) -> None:
-    """Refuses a line that a new commit of the card would trip over; to be asked by the holder of the line's lock."""
+def require_ready(line: layout.Layout, card: cards.Card, *, replace: bool = False) -> None:
+    """Refuses a line that a new commit of the card would trip over; to be asked by the holder of the line's lock.
+
+    Args:
+        line, card: what is to be onboarded where.
+        replace: whether the card may take the place of a known task's.
+    """
+    step, known = place(workspace.params(line), card)
+    if known and not replace:
+        raise workspace.WorkspaceError(
+            f"expected a new task; received {card.name!r}, which is onboarded already as {step}; give the card another name, or "
+            "pass --replace to train it again where card or data have changed"
+        )
     workspace.require_clean(line)
-    if not place(workspace.params(line), card)[1]:
+    if not known:
         workspace.require_absent(line, line.card(card.name), line.raw(card.name).with_suffix(".dvc"))
 
 

@@ -86,7 +86,7 @@ def arrive(root: str, submission: str) -> Onboarded | None:
             get_run_logger().info(f"{submission} was dealt with before")
             return None
         try:
-            found = onboard(str(line.root), str(_card(folder)), None, PATIENCE)
+            found = onboard(str(line.root), str(_card(folder)), patience=PATIENCE, replace=True)
         except attempt.EXPECTED as error:
             _put(folder, _aside(line, "refused"), reason=errors.sentence(error))
             raise

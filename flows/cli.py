@@ -61,6 +61,9 @@ def onboard(
     override: Annotated[
         str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Train a known task again where its card or data have changed.")
+    ] = False,
 ) -> None:
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate, ask the gate."""
     from flows import admission, server, warm, workspace
@@ -68,11 +71,11 @@ def onboard(
     with _clear_failures():
         found_line, found_card = admission.open_all(line, card)
         with workspace.locked(found_line, patience=wait):  # refused or waited for before anything else is started
-            admission.require_ready(found_line, found_card)
+            admission.require_ready(found_line, found_card, replace=replace)
         with warm.interpreter() as environment, server.connected(found_line):
             from flows.onboard import onboard as flow
 
-            found = flow(str(line), str(card), environment, wait, override)
+            found = flow(str(line), str(card), environment, wait, override, replace)
         if not found.outcomes:
             out.print(f"{found.task} is onboarded already as {found.step}, with the same card and data: nothing to do")
             return

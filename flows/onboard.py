@@ -46,11 +46,12 @@ def onboard(
     environment: dict[str, str] | None = None,
     patience: float = 0,
     override: str | None = None,
+    replace: bool = False,
 ) -> Onboarded:
     """Onboards the task of a card onto the line in a folder.
 
-    A card that is there already, with the same data, changes nothing; a changed card or changed data of a known task
-    trains it again and merges every step from its own on anew. A failure anywhere leaves the line as it was; the
+    A known task is refused unless `replace` is set: then the same card with the same data changes nothing, and a changed
+    card or changed data trains it again and merges every step from its own on anew. A failure anywhere leaves the line as it was; the
     attempt stays in the line's private folder until the next one for the same task, a refused one as a branch.
 
     Args:
@@ -59,13 +60,14 @@ def onboard(
         environment: further environment of the stages.
         patience: seconds to wait for a line that is in use.
         override: a person's reason to accept the model whatever the gate says; kept in the line's history.
+        replace: whether the card may take the place of a known task's.
 
     Raises:
         Refused: if the gate does not accept the model, and nobody overrides it.
     """
     line, card = admission.open_all(Path(root), Path(card_path))
     with workspace.locked(line, patience=patience):
-        admission.require_ready(line, card)
+        admission.require_ready(line, card, replace=replace)
         step, known = admission.place(workspace.params(line), card)
         tags = {"step": step, "card": Path(card_path).name}
         with attempt.tracked(line, "retrain" if known else "onboard", card.name, tags) as (store, parent):

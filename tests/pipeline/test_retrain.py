@@ -40,7 +40,7 @@ def head(root: Path) -> str:
 
 def test_same_card_with_the_same_data_changes_nothing(otmf, root, cards) -> None:
     before = head(root)
-    done = otmf("onboard", cards["two"], "--line", root)
+    done = otmf("onboard", cards["two"], "--line", root, "--replace")
     assert "two is onboarded already as s02, with the same card and data: nothing to do" in done.stdout
     assert ran(done.stdout + done.stderr) == []
     assert head(root) == before
@@ -66,7 +66,7 @@ def test_plan_says_what_would_run_why_and_for_how_long_and_runs_nothing(otmf, ro
 
 def test_changed_data_of_a_known_task_is_a_retraining_from_its_step_on(otmf, root, cards) -> None:
     card = makers.card(cards["two"].parent / "changed", "two", seed=22)
-    done = otmf("onboard", card, "--line", root, "--override", "new photographs")
+    done = otmf("onboard", card, "--line", root, "--replace", "--override", "new photographs")
     assert ran(done.stdout + done.stderr) == ["finetune@two", "extract@two", *LATER]
     assert workspace.git(root, "log", "-1", "--format=%s").strip() == "Retrain two as s02"
     assert repro.stale(root) == []
