@@ -5,7 +5,7 @@ Symbols: theta0 pretrained state, D merged vector so far (*pre*), tau task vecto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from otmf import masks, settings, task_vectors, transport
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-GROUP_BYTES = 32 << 20
+GROUP_BYTES = 4 << 20
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -132,7 +132,8 @@ class _Learner:
 
     Gradients flow to the student's parameters; the chain rule to the masks is one product per tensor, done in place.
     That keeps the graph of the fused state out of memory: theta0, D, tau, theta, two masks, four moments, gradients.
-    Tensors are taken in groups, so that a second copy of the gradients, where both masks are updated, is never whole.
+    Tensors are taken in groups, each through chain rule, optimiser and fusion at once: what is in the processor's cache is
+    used while it is there, and a second copy of the gradients, where both masks are updated, is never whole.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class _Learner:
         self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
         self.state = {**pretrained, **self.student}
         self.objective = transport.OBJECTIVES[options.objective]
-        self._fuse()
+        self._fuse(self.student)
 
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
         """Trains the masks; returns the loss of every side at every step."""
@@ -231,14 +232,16 @@ class _Learner:
             for name in names:
                 optimisers[name][place].step()
                 optimisers[name][place].zero_grad(set_to_none=True)
-        self._fuse()
+            self._fuse(group)
 
-    def _fuse(self) -> None:
+    def _fuse(self, keys: Iterable[str]) -> None:
         with torch.no_grad():
-            for key, theta in self.student.items():
-                theta.copy_(self.pretrained[key])
-                for name in ("pre", "post"):
-                    theta.addcmul_(self.masks[name][key], self.vectors[name][key], value=self.factors[name])
+            for key in keys:
+                pre, post = (
+                    (self.masks[name][key], self.vectors[name][key], self.factors[name]) for name in self.vectors
+                )
+                torch.addcmul(self.pretrained[key], pre[0], pre[1], value=pre[2], out=self.student[key])
+                self.student[key].addcmul_(post[0], post[1], value=post[2])
 
 
 def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:
