@@ -15,7 +15,7 @@ from prefect import flow, get_run_logger
 
 from flows import attempt, workspace
 from flows.onboard import Onboarded, onboard
-from otmf import cards, errors, layout, lineage
+from otmf import cards, errors, gathering, layout, lineage
 
 EVENT = "otmf.task.submitted"
 CARD = "card.yaml"
@@ -66,9 +66,7 @@ def announce(line_name: str, submission: str) -> None:
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker
 
-    emit_event(
-        EVENT, resource={"prefect.resource.id": resource(line_name)}, payload={"submission": submission}
-    )  # fmt: skip
+    emit_event(EVENT, resource={"prefect.resource.id": resource(line_name)}, payload={"submission": submission})
     EventsWorker.drain_all(timeout=30)
 
 
@@ -171,14 +169,9 @@ def _put(folder: Path, place: Path, *, reason: str) -> None:
 
 
 def _copied(card: cards.Card, base: Path, part: Path) -> str:
+    source = gathering.resolve(card, base)
     if card.source == "embedded":
         return card.path
-    source = (base / card.path).resolve()
-    if not source.exists():
-        raise cards.CardError(
-            f"expected the data of task {card.name} at `path`; received {card.path!r}, which does not exist beside the "
-            "card; correct the path"
-        )
     name = "images" if source.is_dir() else "images" + source.suffix.lower()
     shutil.copytree(source, part / name) if source.is_dir() else shutil.copyfile(source, part / name)
     return name
@@ -187,15 +180,5 @@ def _copied(card: cards.Card, base: Path, part: Path) -> str:
 def _copied_checkpoint(card: cards.Card, base: Path, part: Path) -> cards.Checkpoint | None:
     if card.checkpoint is None:
         return None
-    named: dict[str, str | None] = {"path": card.checkpoint.path, "head": card.checkpoint.head}
-    for key, path in named.items():
-        if path is None:
-            continue
-        source = (base / path).resolve()
-        if not source.is_file():
-            raise cards.CardError(
-                f"expected a file at checkpoint.{key}; received {path!r}, which does not exist beside the card; correct the path"
-            )
-        named[key] = ("checkpoint" if key == "path" else "head") + source.suffix.lower()
-        shutil.copyfile(source, part / named[key])
-    return cards.Checkpoint(**named)
+    names = gathering.copy_checkpoint(card, base, part)
+    return cards.Checkpoint(path=names["checkpoint"], head=names["head"])

@@ -28,6 +28,12 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the line of models.", envvar="OTMF_LINE")]
+WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")]
+ReasonOption = Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")]
+ByOption = Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")]
+OverrideOption = Annotated[
+    str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
+]
 
 
 @app.command()
@@ -57,10 +63,8 @@ def init(
 def onboard(
     card: Annotated[Path, typer.Argument(help="A task card (YAML).")],
     line: LineOption = Path(),
-    wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
-    override: Annotated[
-        str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
-    ] = None,
+    wait: WaitOption = 0,
+    override: OverrideOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Train a known task again where its card or data have changed.")
     ] = False,
@@ -136,10 +140,8 @@ def retrain(
         bool, typer.Option("--plan", help="Print what would run, why and for how long; run nothing.")
     ] = False,
     line: LineOption = Path(),
-    wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
-    override: Annotated[
-        str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
-    ] = None,
+    wait: WaitOption = 0,
+    override: OverrideOption = None,
 ) -> None:
     """Make stale or named tasks again, from the earliest changed step on; the gate decides whether the result serves."""
     from flows import retrain as retraining
@@ -163,7 +165,7 @@ def retire(
     task: Annotated[str, typer.Argument(help="Task to take out.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the commit.")],
     line: LineOption = Path(),
-    wait: Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")] = 0,
+    wait: WaitOption = 0,
 ) -> None:
     """Take a task out of the model: every later step is merged anew without it."""
     from flows import retrain as retraining
@@ -179,9 +181,9 @@ def retire(
 @app.command()
 def promote(
     task: Annotated[str, typer.Argument(help="Task that the gate refused.")],
-    reason: Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")],
+    reason: ReasonOption,
     line: LineOption = Path(),
-    by: Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")] = None,
+    by: ByOption = None,
 ) -> None:
     """Accept, against the gate, the refused model of a task."""
     from flows import promotion, workspace
@@ -193,12 +195,12 @@ def promote(
 
 @app.command()
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")],
+    reason: ReasonOption,
     version: Annotated[
         str | None, typer.Argument(help="Version to return to, such as v3; the one that served before otherwise.")
     ] = None,
     line: LineOption = Path(),
-    by: Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")] = None,
+    by: ByOption = None,
 ) -> None:
     """Let an earlier version serve again. Nothing is rewritten: the history gets one more entry."""
     from flows import promotion, workspace

@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import admission, attempt, plan, versions, workspace
+from flows import admission, attempt, plan, tracking, versions, workspace
 from otmf import cards, layout
 
 
@@ -103,10 +103,10 @@ def admit(line: layout.Layout, card: cards.Card, card_path: Path) -> layout.Layo
     return clone
 
 
-def _there_already(line: layout.Layout, name: str, step: str, store, parent: str) -> Onboarded:
+def _there_already(line: layout.Layout, name: str, step: str, store: tracking.Store, parent: str) -> Onboarded:
     result = workspace.result(line)
     champion = versions.champion(versions.history(line.root))
-    attempt.tracking.finish(store, parent, metrics={}, tags={"outcome": "there already"})
+    tracking.finish(store, parent, metrics={}, tags={"outcome": "there already"})
     return Onboarded(
         name, step, champion.version if champion else 0, attempt.accuracies(result)[name], result["acc"], result["bwt"]
     )

@@ -32,7 +32,7 @@ def wanted(line: layout.Layout, tasks: Collection[str], *, everything: bool) -> 
     for task in tasks:
         _require(params, task)
     if everything:
-        first = {"pretrained": "asked for"}
+        first = {name: "asked for" for name, _ in plan.stages(line, params)}
     elif tasks:
         first = plan.forced(tasks)
     else:
@@ -66,7 +66,7 @@ def retrain(
         with attempt.tracked(line, "retrain", said, {}) as (store, parent):
             clone = workspace.begin(line, "retrain")
             if names and (chosen or everything):
-                _renew(clone, names)
+                _renew(clone, names, everything=everything)
             stages = [found for found in plan.stages(clone, params) if found[0] in asked]
             forced = [stage for stage, why in asked.items() if why == "asked for"]
             change = attempt.Change("retrain", f"Retrain {said}", stages, fresh=names, forced=forced, override=override)
@@ -118,10 +118,19 @@ def _trained(asked: Collection[str]) -> list[str]:
     return [stage.partition("@")[2] for stage in asked if stage.startswith("finetune@")]
 
 
-def _renew(clone: layout.Layout, names: Collection[str]) -> None:
+def _renew(clone: layout.Layout, names: Collection[str], *, everything: bool) -> None:
     """Sets the code versions of what will be made again to those of this release."""
     document = workspace.read_params(clone)
     for name in names:
         for section, model in (("finetune", settings.Finetune), ("extract", settings.Extract)):
             document["tasks"][name].setdefault(section, {})["code_version"] = model().code_version
+    if everything:
+        document.setdefault("pretrained", {})["code_version"] = settings.Pretrained().code_version
+        for step in document["steps"].values():
+            for section, model in (
+                ("merge", settings.Merge),
+                ("head_tune", settings.HeadTune),
+                ("evaluate", settings.Evaluate),
+            ):
+                step.setdefault(section, {})["code_version"] = model().code_version
     workspace.write_params(clone, document)

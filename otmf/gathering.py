@@ -22,7 +22,7 @@ def gather(card: cards.Card, base: Path, folder: Path) -> None:
     Raises:
         CardError: if the card points to something that is not there or is not what it says.
     """
-    source = _resolve(card, base)
+    source = resolve(card, base)
     folder.mkdir(parents=True, exist_ok=False)
     classes = card.classes
     if card.source == "embedded":
@@ -50,7 +50,7 @@ def gather(card: cards.Card, base: Path, folder: Path) -> None:
         "head": None,
     }
     if card.checkpoint is not None:
-        description.update(_copy_checkpoint(card, base, folder))
+        description.update(copy_checkpoint(card, base, folder))
     (folder / images.DESCRIPTION).write_text(
         json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -99,7 +99,12 @@ def _keep_held_back(folder: Path, *, fraction: float, seed: int) -> None:
                         test_x=task.test.pixels[:0], test_y=task.test.labels[:0])  # fmt: skip
 
 
-def _resolve(card: cards.Card, base: Path) -> Path:
+def resolve(card: cards.Card, base: Path) -> Path:
+    """Where a card's data lies, seen from the card's folder; an embedded task's name as it is.
+
+    Raises:
+        CardError: if nothing is there, or it is not what `source` says.
+    """
     if card.source == "embedded":
         if card.path not in (*embedded.names(), MIXTURE):
             raise cards.CardError(
@@ -130,7 +135,12 @@ def _copy_pictures(source: Path, folder: Path, card: cards.Card) -> None:
         (folder / part).mkdir(exist_ok=True)
 
 
-def _copy_checkpoint(card: cards.Card, base: Path, folder: Path) -> dict[str, str | None]:
+def copy_checkpoint(card: cards.Card, base: Path, folder: Path) -> dict[str, str | None]:
+    """Copies a card's checkpoint and head into a folder; returns their names there, under `checkpoint` and `head`.
+
+    Raises:
+        CardError: if a file is not there.
+    """
     names: dict[str, str | None] = {"checkpoint": None, "head": None}
     for key, path in (("checkpoint", card.checkpoint.path), ("head", card.checkpoint.head)):
         if path is None:

@@ -64,6 +64,13 @@ def test_plan_says_what_would_run_why_and_for_how_long_and_runs_nothing(otmf, ro
     assert head(root) == before
 
 
+def test_all_asks_for_every_stage_again(root) -> None:
+    line = workspace.open_line(root)
+    wanted = retrain.wanted(line, [], everything=True)
+    assert list(wanted) == [name for name, _ in plan.stages(line, workspace.params(line))]
+    assert set(wanted.values()) == {"asked for"}
+
+
 def test_changed_data_of_a_known_task_is_a_retraining_from_its_step_on(otmf, root, cards) -> None:
     card = makers.card(cards["two"].parent / "changed", "two", seed=22)
     done = otmf("onboard", card, "--line", root, "--replace", "--override", "new photographs")
