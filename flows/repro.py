@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from configobj import ConfigObj
 from ruamel.yaml import YAML
 
 from flows import process
@@ -17,6 +18,10 @@ Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
 _RESTORED = re.compile(r"^Stage '(.+)' is cached - skipping run")
 _DVC = (sys.executable, "-m", "dvc")
+_SETTINGS = {
+    "core": {"analytics": "false", "check_update": "false", "autostage": "false"},
+    "cache": {"type": "reflink,hardlink,copy"},
+}
 
 
 _CHATTER = re.compile(
@@ -68,18 +73,19 @@ def _without_chatter(log: Callable[[str], None]) -> Callable[[str], None]:
 def start(line: Path) -> None:
     """Makes a git folder a DVC folder: telemetry off, hard links before copies."""
     _call(line, "init", "--quiet")
-    for name, value in (
-        ("core.analytics", "false"),
-        ("core.check_update", "false"),
-        ("core.autostage", "false"),
-        ("cache.type", "reflink,hardlink,copy"),
-    ):
-        _call(line, "config", name, value)
+    _configure(line / ".dvc/config", _SETTINGS)
 
 
 def share_cache(line: Path, owner: Path) -> None:
     """Lets a clone use the owner's cache, as a setting that is not versioned."""
-    _call(line, "cache", "dir", "--local", str((owner / ".dvc/cache").resolve()))
+    _configure(line / ".dvc/config.local", {"cache": {"dir": str((owner / ".dvc/cache").resolve())}})
+
+
+def _configure(path: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """Writes DVC's configuration without starting DVC, which takes half a second a time."""
+    content = ConfigObj(str(path), encoding="utf-8", interpolation=False)
+    content.merge(settings)
+    content.write()
 
 
 def track(line: Path, path: Path) -> None:

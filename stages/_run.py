@@ -91,6 +91,7 @@ def _run(name: str, arguments: list[str]) -> None:
     line = _params.read(Path.cwd())
     torch.set_num_threads(line.params_checked.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of the time of small encoders, no byte of the result
     module = importlib.import_module(f"stages.{name}")
     if not getattr(module, "TRACKED", True):
         module.main(line, *arguments)
