@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+TEMPORARY = 75  # exit code of a stage that its environment failed, as in sysexits.h; stages/_run.py has the same
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 QUIET = {
@@ -28,7 +29,15 @@ PATIENT = {"GOMP_SPINCOUNT": "5000"}
 
 
 class ProcessError(RuntimeError):
-    """A child process that failed. The message is its last clear sentence."""
+    """A child process that failed. The message is its last clear sentence.
+
+    Attributes:
+        lasting: whether it said that what it was given is wrong, so that running it again would not help.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -87,7 +96,7 @@ def pump(
     finally:
         process.stdout.close()
     if code != 0:
-        raise ProcessError(_last_sentence(lines, arguments))
+        raise ProcessError(_last_sentence(lines, arguments), lasting=_lasting(lines))
     return lines
 
 
@@ -105,6 +114,12 @@ def die_with_parent() -> None:
     """In a child about to start: asks the kernel to end it when the parent's thread ends (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _lasting(lines: list[str]) -> bool:
+    """Whether a stage refused what it was given: our sentence, and not the exit code of an environment that failed."""
+    ours = any(line.startswith("otmf: ") for line in lines)
+    return ours and not any(line.endswith(f"exited with {TEMPORARY}") for line in lines)
 
 
 def _last_sentence(lines: list[str], arguments: Sequence[str]) -> str:

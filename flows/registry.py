@@ -30,6 +30,20 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
                 store.client.set_registered_model_alias(name, alias, known[entry.version])
 
 
+def catch_up(line: layout.Layout) -> None:
+    """Tells the tracking store what it missed while it was away, the registry included; nothing if it missed nothing.
+
+    Raises:
+        WorkspaceError: if it is still away.
+    """
+    if not any(tracking.unsent(line).glob("*")):
+        return
+    name = workspace.params(line).line
+    store = tracking.prepare(line, name)
+    if tracking.catch_up(line, store):
+        follow(store, line, name)
+
+
 def _known(store: tracking.Store, name: str) -> dict[int, str]:
     """Our versions -> MLflow's; the registered model is made where it is missing."""
     if not store.client.search_registered_models(filter_string=f"name = '{name}'"):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from flows import workspace
+from flows import process, workspace
 from otmf import errors, layout
 
+_PARENT = ".parent.json"
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
@@ -92,6 +96,38 @@ def finish(store: Store, parent: str, *, metrics: dict[str, float], tags: dict[s
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         store.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+
+
+def finish_later(line: layout.Layout, parent: str, *, metrics: dict[str, float], tags: dict[str, str]) -> None:
+    """Keeps the end of a parent run aside, for `catch_up`, while the store does not answer."""
+    folder = unsent(line)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{parent}"
+    part.write_text(json.dumps({"parent": parent, "metrics": metrics, "tags": tags}), encoding="utf-8")
+    part.rename(folder / f"{parent}{_PARENT}")
+
+
+def catch_up(line: layout.Layout, store: Store) -> bool:
+    """Sends the store what it could not be told while it was away; says whether there was anything.
+
+    Raises:
+        WorkspaceError: if it is still away.
+    """
+    waiting = [path for path in unsent(line).glob("*") if not path.name.startswith(".")]
+    parents = [path for path in waiting if path.name.endswith(_PARENT)]
+    for path in parents:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        finish(store, kept["parent"], metrics=kept["metrics"], tags=kept["tags"])
+        path.unlink()
+    if len(waiting) > len(parents):
+        extra = {"MLFLOW_TRACKING_URI": store.uri, "OTMF_UNSENT": str(unsent(line))}
+        process.run([sys.executable, "-m", "stages", "unsent"], folder=line.root, extra=extra)
+    return bool(waiting)
+
+
+def unsent(line: layout.Layout) -> Path:
+    """The folder of what the store could not be told."""
+    return line.private / "unsent"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ import sys
 
 from stages import _warm
 
-NAMES = ("pretrained", "finetune", "extract", "merge_step", "head_tune", "evaluate", "compare", "predict")
+REFUSES = "OTMF_REFUSES"  # stages that a coordinator leaves to agents
+TEMPORARY = 75
+NAMES = ("pretrained", "finetune", "extract", "merge_step", "head_tune", "evaluate", "compare", "predict", "unsent")
 
 
 def main() -> int:
@@ -17,6 +19,13 @@ def main() -> int:
             f"expected a stage ({', '.join(NAMES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml", file=sys.stderr
         )
         return 2
+    if sys.argv[1].replace("_", "-") in os.environ.get(REFUSES, "").split(","):
+        print(
+            f"otmf: expected the outputs of {' '.join(sys.argv[1:])} from an agent; received none in the DVC remote; this machine is "
+            "not to compute them: start an agent",
+            file=sys.stderr,
+        )
+        return TEMPORARY
     socket = os.environ.get(_warm.VARIABLE)
     if socket:
         code = _warm.forward(socket, sys.argv[1:])

@@ -18,6 +18,7 @@ from typing import Any
 from otmf import errors
 
 FAILURE = "otmf: "
+TEMPORARY = 75  # exit code where the environment failed, not what the stage was given; as in sysexits.h
 
 
 @dataclass
@@ -49,7 +50,8 @@ def stage(name: str, arguments: list[str]) -> int:
     """Runs stage `name` in the current folder; returns the exit code.
 
     Mistakes a person can mend (ValueError, OSError, KeyError) end in one sentence on stderr; anything else also shows
-    its traceback, as it is our own.
+    its traceback, as it is our own. The code is 1 where what the stage was given is wrong, 75 where its surroundings are,
+    and 130 after an interrupt.
     """
     try:
         _run(name, arguments)
@@ -61,7 +63,7 @@ def stage(name: str, arguments: list[str]) -> int:
         if os.environ.get("OTMF_DEBUG"):
             traceback.print_exc()
         print(f"{FAILURE}{errors.sentence(error)}", file=sys.stderr, flush=True)
-        return 1
+        return TEMPORARY if isinstance(error, OSError) else 1
     except Exception as error:
         traceback.print_exc()
         print(
@@ -70,7 +72,7 @@ def stage(name: str, arguments: list[str]) -> int:
             file=sys.stderr,
             flush=True,
         )
-        return 1
+        return TEMPORARY
 
 
 @contextlib.contextmanager
@@ -91,7 +93,9 @@ def _run(name: str, arguments: list[str]) -> None:
     line = _params.read(Path.cwd())
     torch.set_num_threads(line.params_checked.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of the time of small encoders, no byte of the result
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a tenth of the time of small encoders, no byte of the result
+    )
     module = importlib.import_module(f"stages.{name}")
     if not getattr(module, "TRACKED", True):
         module.main(line, *arguments)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from otmf import __version__, errors, lineage
@@ -14,6 +16,7 @@ from stages import _params
 
 PARENT = "OTMF_PARENT_RUN"
 COMMIT = "OTMF_COMMIT"
+UNSENT = "OTMF_UNSENT"
 BATCH = 900
 
 
@@ -48,16 +51,36 @@ def connect(line: _params.Line) -> Any:
     return client, experiment
 
 
-def log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts: Any) -> str:
-    """Logs one stage run in batches; returns its id. Raises ConnectionError if the store does not answer."""
-    with _answering(store_uri(line)):
-        return _log(store, line, stage, arguments, facts)
+def log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts: Any) -> None:
+    """Logs one stage run in batches; keeps the record aside, for `deliver`, if the store does not answer any more."""
+    record = _record(line, stage, arguments, facts)
+    try:
+        with _answering(store_uri(line)):
+            _send(store, record)
+    except ConnectionError as error:
+        folder = _unsent(line)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{record['at']}-{os.getpid()}.json"
+        (folder / f".{name}").write_text(json.dumps(record), encoding="utf-8")
+        (folder / f".{name}").rename(folder / name)
+        print(f"{stage}: done, but its record is kept to be sent later: {errors.sentence(error)}", flush=True)
 
 
-def _log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts: Any) -> str:
-    from mlflow.entities import Metric, Param, RunTag
+def deliver(store: Any, line: _params.Line) -> int:
+    """Sends the records kept aside, oldest first; returns their number. Raises ConnectionError if the store does not answer."""
+    found = sorted(path for path in _unsent(line).glob("*.json") if not path.name.startswith("."))
+    for path in found:
+        with _answering(store_uri(line)):
+            _send(store, json.loads(path.read_text(encoding="utf-8")))
+        path.unlink()
+    return len(found)
 
-    client, experiment = store
+
+def _unsent(line: _params.Line) -> Path:
+    return Path(os.environ.get(UNSENT) or line.root / ".otmf/unsent")
+
+
+def _record(line: _params.Line, stage: str, arguments: list[str], facts: Any) -> dict[str, Any]:
     key = " ".join(arguments)
     tags = {
         "mlflow.runName": f"{stage} {key}".strip(),
@@ -65,6 +88,7 @@ def _log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts
         "key": key,
         "otmf.version": __version__,
         "git.commit": os.environ.get(COMMIT, ""),
+        "packages": _packages(),
     }
     if os.environ.get(PARENT):
         tags["mlflow.parentRunId"] = os.environ[PARENT]
@@ -72,22 +96,31 @@ def _log(store: Any, line: _params.Line, stage: str, arguments: list[str], facts
         tags |= {
             f"{kind}.{path.relative_to(line.root).as_posix().replace('/', '.')}": lineage.digest(path) for path in paths
         }
-    run = client.create_run(experiment, tags=tags).info.run_id
-    now = int(time.time() * 1000)
-    metrics = [Metric(name, float(value), now, 0) for name, value in facts.metrics.items()]
-    metrics += [Metric(name, float(value), now, step) for name, curve in facts.curves.items() for step, value in curve]
-    params = [Param(name, str(value)[:500]) for name, value in _flat(facts.parameters)]
+    metrics = [(name, float(value), 0) for name, value in facts.metrics.items()]
+    metrics += [(name, float(value), step) for name, curve in facts.curves.items() for step, value in curve]
+    params = [(name, str(value)[:500]) for name, value in _flat(facts.parameters)]
+    return {
+        "at": int(time.time() * 1000),
+        "tags": tags,
+        "metrics": metrics,
+        "params": params,
+        "documents": facts.document,
+    }
+
+
+def _send(store: Any, record: dict[str, Any]) -> None:
+    from mlflow.entities import Metric, Param
+
+    client, experiment = store
+    now = record["at"]
+    run = client.create_run(experiment, start_time=now, tags=record["tags"]).info.run_id
+    metrics = [Metric(name, value, now, step) for name, value, step in record["metrics"]]
+    params = [Param(name, value) for name, value in record["params"]]
     for start in range(0, max(len(metrics), 1), BATCH):
-        client.log_batch(
-            run,
-            metrics=metrics[start : start + BATCH],
-            params=params[:90] if start == 0 else [],
-            tags=[RunTag("packages", _packages())] if start == 0 else [],
-        )
-    for name, content in facts.document.items():
+        client.log_batch(run, metrics=metrics[start : start + BATCH], params=params[:90] if start == 0 else [])
+    for name, content in record["documents"].items():
         client.log_dict(run, content, f"{name}.json")
     client.set_terminated(run)
-    return run
 
 
 @contextlib.contextmanager
