@@ -45,8 +45,14 @@ def place(params: settings.Params, card: cards.Card) -> tuple[str, bool]:
     return f"s{len(params.steps) + 1:02d}", False
 
 
-def prepare(line: layout.Layout, card: cards.Card, card_path: Path) -> tuple[layout.Layout, dict[str, int]] | None:
+def prepare(
+    line: layout.Layout, card: cards.Card, card_path: Path, *, name: str | None = None
+) -> tuple[layout.Layout, dict[str, int]] | None:
     """The work of `admit`: the card's data gathered and checked aside first, then the clone.
+
+    Args:
+        line, card, card_path: what is to be onboarded where.
+        name: of the attempt; the task's otherwise.
 
     Returns:
         The clone, and the number of images in each part of the split; None if the line has the same card with the same
@@ -57,7 +63,8 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path) -> tuple[lay
     """
     params = workspace.params(line)
     step, known = place(params, card)
-    aside = line.private / "incoming" / card.name
+    name = name or card.name
+    aside = line.private / "incoming" / name
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,7 +78,7 @@ def prepare(line: layout.Layout, card: cards.Card, card_path: Path) -> tuple[lay
         split = splits.split(
             loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
         )
-        attempt = workspace.begin(line, card.name)
+        attempt = workspace.begin(line, name)
         if known:
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import process, registry, repro, tracking, versions, workspace
+from flows import agents, process, progress, registry, repro, tracking, versions, workspace
 from otmf import cards, errors, gate, layout, lineage, settings
 
 
@@ -72,19 +72,16 @@ def carry_out(
     change: Change,
     store: tracking.Store,
     parent: str,
-    environment: dict[str, str],
+    stages_environment: dict[str, str],
 ) -> Concluded:
     """Runs the stages of a change in a clone, asks the gate, and moves the line to the clone's commit.
 
     Raises:
         Refused: if the gate does not accept the model and nobody overrides it; the line is as before.
     """
-    commit = workspace.git(clone.root, "rev-parse", "HEAD").strip()
-    extra = {**environment, "OTMF_PARENT_RUN": parent, "OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": tracking.uri(line)}
+    extra = {**stages_environment, **environment(line, clone, parent)}
     outcomes: dict[str, str] = {}
     for stage, output in change.stages:
-        name = stage.replace("@", " ")
-        run = run_stage.with_options(name=name, task_run_name=name)
         outcomes[stage] = run(clone, stage, extra, stage in change.forced)
         if outcomes[stage] != "ran":
             tag = f"output.{output.relative_to(clone.root).as_posix().replace('/', '.')}"
@@ -98,12 +95,31 @@ def carry_out(
     metrics = {"acc": result["acc"]} | ({} if result["bwt"] is None else {"bwt": result["bwt"]})
     now = accuracies(result)
     metrics |= {f"accuracy/{name}": now[name] for name in change.fresh}
+    tags = {"git.accepted": final, "version": f"v{version}"}
     try:
-        tracking.finish(store, parent, metrics=metrics, tags={"git.accepted": final, "version": f"v{version}"})
+        tracking.finish(store, parent, metrics=metrics, tags=tags)
         registry.follow(store, line, workspace.params(line).line)
     except workspace.WorkspaceError as error:
+        tracking.finish_later(line, parent, metrics=metrics, tags=tags)
         get_run_logger().warning(f"accepted, but not yet in the tracking store: {error}")
     return Concluded(final, version, result, outcomes)
+
+
+def environment(line: layout.Layout, clone: layout.Layout, parent: str) -> dict[str, str]:
+    """What the stages of an attempt are told: their parent run, the commit they stand on, the tracking store."""
+    commit = workspace.git(clone.root, "rev-parse", "HEAD").strip()
+    return {
+        "OTMF_PARENT_RUN": parent,
+        "OTMF_COMMIT": commit,
+        "OTMF_UNSENT": str(tracking.unsent(line)),
+        "MLFLOW_TRACKING_URI": tracking.uri(line),
+    }
+
+
+def run(clone: layout.Layout, stage: str, extra: dict[str, str], force: bool = False) -> str:
+    """A stage as a Prefect task that bears its name. Returns ran, restored or unchanged."""
+    name = stage.replace("@", " ")
+    return run_stage.with_options(name=name, task_run_name=name)(clone, stage, extra, force)
 
 
 def accuracies(result: dict) -> dict[str, float]:
@@ -116,7 +132,12 @@ def run_stage(line: layout.Layout, stage: str, extra: dict[str, str], force: boo
     """One DVC stage as a process, its output in this run's log. Returns ran, restored or unchanged."""
     log = get_run_logger()
     show: Callable[[str], None] = lambda text: log.info(text) if text.strip() else None  # noqa: E731
-    outcome = repro.stage(line.root, stage, log=show, extra=extra, force=force)
+    with progress.noted(line, stage, show) as noted:
+        if agents.wanted(stage):
+            noted("handed to an agent")
+            outcome = agents.hand_over(line, stage, extra, force=force)
+        else:
+            outcome = repro.stage(line.root, stage, log=noted, extra={**extra, **agents.refusing()}, force=force)
     log.info(f"{stage}: {outcome}")
     return outcome
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -95,15 +94,16 @@ def submit(
     card: Annotated[Path, typer.Argument(help="A task card (YAML).")],
     line: LineOption = Path(),
 ) -> None:
-    """Hand in a task to be onboarded by a worker: into the line's inbox, and an event to the Prefect server."""
+    """Hand in a task to be onboarded by a worker: it gets its place in the order, and an event goes to the Prefect server."""
     from flows import server, workspace
 
     with _clear_failures():
         found = workspace.open_line(line)
         with server.reached(found):
-            from flows import arrival
+            from flows import arrival, inbox
 
-            name = arrival.deliver(found, card)
+            name = inbox.deliver(found, card)
+            inbox.accept(found, name)
             arrival.announce(workspace.params(found).line, name)
         out.print(f"Submitted as {name}; `otmf status` shows what becomes of it")
 
@@ -115,6 +115,13 @@ def deploy(
     retrain_cron: Annotated[
         str | None, typer.Option(help="When to retrain what changed, such as '0 3 * * *'; only on events otherwise.")
     ] = None,
+    agents: Annotated[
+        bool,
+        typer.Option("--agents", help="Hand heavy stages to workers of the pool gpu, each with a clone of its own."),
+    ] = False,
+    notify: Annotated[
+        str | None, typer.Option(help="Address of a webhook to call for each run that fails or is refused.")
+    ] = None,
 ) -> None:
     """Register the line on the Prefect server of PREFECT_API_URL: work pools, deployments, schedules, triggers."""
     from flows import server, workspace
@@ -124,9 +131,13 @@ def deploy(
         with server.reached(found):
             from flows import deploy as deployment
 
-            names = deployment.register(found, sweep_seconds=sweep, retrain_cron=retrain_cron)
+            names = deployment.register(
+                found, sweep_seconds=sweep, retrain_cron=retrain_cron, with_agents=agents, notify=notify
+            )
         out.print(f"Registered: {', '.join(names)}")
         out.print("Start a worker with: prefect worker start --pool cpu --type process")
+        if agents:
+            out.print("and on each agent: OTMF_LINE=ITS_CLONE prefect worker start --pool gpu --type process")
 
 
 @app.command()
@@ -211,23 +222,22 @@ def rollback(
 
 
 @app.command()
-def status(line: LineOption = Path()) -> None:
-    """Show the tasks and steps of a line, accuracies, which version serves, refused attempts, what is not up to date."""
-    from flows import promotion, repro, tracking, workspace
-    from otmf import settings
+def status(
+    line: LineOption = Path(),
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until ctrl-C.")] = False,
+) -> None:
+    """Show the tasks and steps of a line, what waits and runs, which version serves, refused attempts, what is not up to date."""
+    from flows import repro, standing, tracking, workspace
 
     with _clear_failures():
         found = workspace.open_line(line)
-        params = workspace.params(found)
-        order = settings.chain(params.steps)
-        if not order:
-            out.print(
-                f"Line {params.line}: no task yet. Next: {_me()} onboard CARD --line {line} (the first also makes the base)"
-            )
+        if watch:
+            standing.watch(found, out)
             return
-        out.print(_status_table(found, params, order))
-        for sentence in promotion.standing(found):
-            out.print(sentence)
+        out.print(standing.shown(found))
+        if not workspace.params(found).steps:
+            out.print(f"Next: {_me()} onboard CARD --line {line} (the first also makes the base)")
+            return
         stale = repro.stale(found.root)
         out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
         out.print(f"Tracking: {_me('mlflow')} ui --backend-store-uri {tracking.uri(found)}")
@@ -351,28 +361,6 @@ def _print_retrained(done) -> None:
     out.print(
         f"v{done.version} is the champion: {ran} stages ran, {100 * done.acc:.1f} % on average over all tasks{change}"
     )
-
-
-def _status_table(found, params, order: list[str]) -> Table:
-    result = json.loads(found.evaluation(order[-1]).read_text(encoding="utf-8"))
-    latest = {row["task"]: row["accuracy"] for row in result["rows"] if row["step"] == order[-1]}
-    acc = f"ACC {100 * result['acc']:.1f} %" + (
-        f", BWT {100 * result['bwt']:+.1f}" if result["bwt"] is not None else ""
-    )
-    table = Table(title=f"Line {params.line} after {order[-1]}: {acc} (accuracies in %)")
-    for column in ("step", "task", "method", "base", "fine-tuned", "merged"):
-        table.add_column(column, justify="right" if column in ("base", "fine-tuned", "merged") else "left")
-    for name in order:
-        step, reference = params.steps[name], result["references"][params.steps[name].task]
-        table.add_row(
-            name,
-            step.task,
-            step.merge.method,
-            f"{100 * reference['base']:.1f}",
-            f"{100 * reference['finetuned']:.1f}",
-            f"{100 * latest[step.task]:.1f}",
-        )
-    return table
 
 
 @contextmanager

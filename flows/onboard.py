@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def onboard(
     """
     line, card = admission.open_all(Path(root), Path(card_path))
     with workspace.locked(line, patience=patience):
+        workspace.require_clean(line)
+        workspace.synchronise(line)
         admission.require_ready(line, card, replace=replace)
         step, known = admission.place(workspace.params(line), card)
         tags = {"step": step, "card": Path(card_path).name}
@@ -86,6 +89,30 @@ def onboard(
     return Onboarded(
         card.name, step, done.version, now[card.name], done.result["acc"], done.result["bwt"], done.outcomes
     )
+
+
+def ahead(line: layout.Layout, card_path: Path, name: str) -> None:
+    """Fine-tunes a task in a clone of its own while the line is in use: its onboarding then finds the outputs in DVC's cache.
+
+    Nothing is done for a line without a base, which its first task makes, nor for what is onboarded already.
+
+    Args:
+        line, card_path: as in `onboard`.
+        name: of the clone.
+    """
+    card = cards.read(card_path)
+    if not line.pretrained.is_dir():
+        return
+    step, _ = admission.place(workspace.params(line), card)
+    with attempt.tracked(line, "finetune", card.name, {}) as (store, parent):
+        prepared = admission.prepare(line, card, card_path, name=name)
+        if prepared is not None:
+            clone, _ = prepared
+            extra = attempt.environment(line, clone, parent)
+            for stage, _ in plan.of_task(clone, card.name, step)[1:3]:
+                attempt.run(clone, stage, extra)
+            shutil.rmtree(clone.root)
+        tracking.finish(store, parent, metrics={}, tags={})
 
 
 @task(name="admit", cache_policy=NO_CACHE)

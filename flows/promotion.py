@@ -76,27 +76,6 @@ def serving(line: layout.Layout) -> layout.Layout:
     return workspace.at(line, _commit(line, versions.tag(champion.version)), f"v{champion.version}")
 
 
-def standing(line: layout.Layout) -> list[str]:
-    """Sentences on which version serves, which one before, and what the gate refused."""
-    entries = versions.history(line.root)
-    found = []
-    for role, entry in (("Champion", versions.champion(entries)), ("Before it", versions.previous(entries))):
-        if entry is not None:
-            found.append(f"{role}: {versions.describe(entry)}, {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}")
-    if entries and entries[-1].version != max(entry.version for entry in entries):
-        newest = max(entries, key=lambda entry: entry.version)
-        found.append(
-            f"The line itself stands at v{newest.version} ({newest.step}, {newest.task}): the next task is merged onto it; "
-            f"otmf retire {newest.task} --reason ... takes it out"
-        )
-    for task in refused(line):
-        said = workspace.git(line.root, "log", "-1", "--format=%b", f"rejected/{task}").strip()
-        found.append(
-            f"Refused: {task}: {said}; change its card and onboard it again, or otmf promote {task} --reason ..."
-        )
-    return found
-
-
 def _land(line: layout.Layout, attempt: layout.Layout, message: str, tag: str | None, log: Log) -> None:
     workspace.commit(attempt.root, message)
     trouble = workspace.land(line, attempt, tag=tag)

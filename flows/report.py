@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from flows import compare, promotion, versions, workspace
+from flows import compare, standing, versions, workspace
 from otmf import layout, metrics, settings
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
@@ -47,7 +47,7 @@ def content(line: layout.Layout) -> dict[str, Any]:
     return {
         "name": params.line,
         "backbone": Path(params.backbone.model).stem,
-        "standing": promotion.standing(line),
+        "standing": standing.sentences(line),
         "history": versions.history(line.root),
         "commit": workspace.git(line.root, "rev-parse", "HEAD").strip(),
         "order": order,

@@ -36,6 +36,7 @@ def stage(
     log: Callable[[str], None],
     extra: Mapping[str, str] | None = None,
     force: bool = False,
+    pull: bool = False,
 ) -> Outcome:
     """Brings one stage up to date; says whether it ran, was restored from the cache, or had nothing to do.
 
@@ -45,12 +46,15 @@ def stage(
         log: takes each line of output.
         extra: further environment.
         force: run it whatever DVC knows of it.
+        pull: look for its outputs in the DVC remote as well, by the runs recorded there. What it reads must lie in the
+            folder already: of what does not, DVC takes what it last knew.
 
     Raises:
         ProcessError: with the stage's own sentence, if it fails.
     """
+    options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
     lines = process.pump(
-        [*_DVC, "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), target],
+        [*_DVC, "--wait-for-lock", "repro", "--single-item", *options, target],
         folder=line,
         log=_without_chatter(log),
         extra=extra,
@@ -114,6 +118,30 @@ def checkout(line: Path, targets: Sequence[str] = ()) -> None:
     _call(line, "checkout", "--quiet", "--force", "--allow-missing", *targets)
 
 
+def pull(line: Path, targets: Sequence[str] = ()) -> None:
+    """Brings data and outputs from the DVC remote, as dvc.lock and the data's own files name them.
+
+    Targets must be there; without targets it is everything, less what nobody has made yet.
+    """
+    _call(line, "--wait-for-lock", "pull", "--quiet", "--force", *(targets or ["--allow-missing"]))
+
+
+def push(line: Path, targets: Sequence[str] = (), *, runs: bool = False) -> None:
+    """Puts data and outputs, of all or of some, into the DVC remote; with `runs` also the record of which run made which.
+
+    Targets are paths of data and outputs, or stages. Not `.dvc` files: DVC 3.67.1 silently leaves out what is named after one.
+    """
+    _call(line, "--wait-for-lock", "push", "--quiet", *(["--run-cache"] if runs else []), *targets)
+
+
+def has_remote(line: Path) -> bool:
+    """Whether the line has a default DVC remote."""
+    files = (line / ".dvc/config", line / ".dvc/config.local")
+    return any(
+        "remote" in ConfigObj(str(path), encoding="utf-8", interpolation=False).get("core", {}) for path in files
+    )
+
+
 def stale(line: Path, targets: Sequence[str] = ()) -> list[str]:
     """Names of stages and data that are not up to date, of all or of some."""
     text = process.run([*_DVC, "status", *targets], folder=line)
@@ -142,6 +170,28 @@ def _flat(path: str, how: object) -> str:
     if isinstance(how, dict):  # parameters: file -> name -> how
         return ", ".join(f"{name} {_flat('', value).strip()}" for name, value in how.items())
     return f"{path} {how}".strip()
+
+
+def inputs(line: Path, stage: str, task: str, previous: str) -> list[str]:
+    """What a stage of dvc.yaml reads, as paths; of outputs and data that DVC holds, those of git left out.
+
+    Args:
+        line: the folder.
+        stage: name, with its key.
+        task, previous: what `${item.task}` and `${item.previous}` stand for in a stage over steps.
+    """
+    name, _, key = stage.partition("@")
+    found = YAML(typ="safe").load((line / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
+    named = {"${key}": key, "${item.task}": task, "${item.previous}": previous}
+    deps = found.get("do", found)["deps"]
+    paths = [_filled(path, named) for path in deps]
+    return [path for path in paths if not path.startswith("data/results/")]
+
+
+def _filled(path: str, named: Mapping[str, str]) -> str:
+    for placeholder, value in named.items():
+        path = path.replace(placeholder, value)
+    return path
 
 
 def _call(line: Path, *arguments: str) -> str:

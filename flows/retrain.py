@@ -56,6 +56,7 @@ def retrain(
     line = workspace.open_line(Path(root))
     with workspace.locked(line, patience=patience):
         workspace.require_clean(line)
+        workspace.synchronise(line)
         chosen = tasks or []
         asked = wanted(line, chosen, everything=everything)
         if not asked:
@@ -88,6 +89,7 @@ def retire(
     line = workspace.open_line(Path(root))
     with workspace.locked(line, patience=patience):
         workspace.require_clean(line)
+        workspace.synchronise(line)
         params = workspace.params(line)
         _require(params, task)
         if len(params.steps) < 2:

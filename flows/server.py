@@ -125,7 +125,10 @@ def reached(line: layout.Layout) -> Iterator[None]:
             "start` and set it, or use `otmf onboard`, which needs none"
         )
     require(url)
-    yield
+    try:
+        yield
+    finally:
+        _deliver()
 
 
 def _settings(line: layout.Layout) -> Path:

@@ -28,10 +28,12 @@ DOORS = {
     "safetensors": {"otmf/checkpoints.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
     "prefect": {
+        "flows/agents.py",
         "flows/arrival.py",
         "flows/attempt.py",
         "flows/deploy.py",
         "flows/onboard.py",
+        "flows/recovery.py",
         "flows/retrain.py",
         "flows/server.py",
     },

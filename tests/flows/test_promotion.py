@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import promotion, tracking, versions, workspace
+from flows import promotion, standing, tracking, versions, workspace
 from otmf import layout
 from tests import makers
 
@@ -123,7 +123,7 @@ def test_refused_attempt_can_be_accepted_by_a_person_with_a_reason(line, monkeyp
     monkeypatch.setattr(versions.lineage, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
     refuse(line, "three")
     assert promotion.refused(line) == ["three"]
-    assert any("Refused: three: expected more; received less" in found for found in promotion.standing(line))
+    assert any("Refused: three: expected more; received less" in found for found in standing.sentences(line))
     entry = promotion.promote(line, "three", by="grace", reason="wanted\nall the same", log=print)
     assert (entry.action, entry.by, entry.reason, entry.version) == ("overridden", "grace", "wanted all the same", 3)
     assert list(workspace.params(line).steps) == ["s01", "s02", "s03"]

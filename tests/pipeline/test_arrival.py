@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from mlflow import MlflowClient
 
-from flows import process, workspace
+from flows import inbox, process, versions, workspace
 from otmf import layout
 from tests import makers
 
@@ -107,6 +110,67 @@ def test_event_that_names_nothing_of_ours_fails_with_a_sentence(root, worker, pr
     wait_for(ended, 120)
     assert message in ended()[0]["state"]["message"]
     assert not (root / "x").exists()
+
+
+def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, root, worker, tmp_path) -> None:
+    """The first is long enough in its merge for the others to be trained meanwhile."""
+    known = len(tasks(root))
+    makers.card(tmp_path / "zebra", "zebra", seed=5, merge={"steps": 800})
+    for seed, name in enumerate(("ant", "mole"), start=6):
+        makers.card(tmp_path / name, name, seed=seed)
+    for name in ("zebra", "ant", "mole", "ant", "zebra"):
+        otmf("submit", tmp_path / name / f"{name}.yaml", "--line", root)
+    wait_for(lambda: len(tasks(root)) == known + 3 and not inbox.waiting(layout.Layout(root)))
+    order = ["zebra", "ant", "mole"]
+    assert tasks(root)[known:] == order
+    assert [entry.task for entry in versions.history(root)][-3:] == order
+    client = MlflowClient(tracking_uri=f"sqlite:///{root / '.otmf/mlflow/mlflow.db'}")
+    experiment = client.get_experiment_by_name("watched").experiment_id
+    parents = client.search_runs([experiment], filter_string="tags.kind = 'onboard'")
+    restored = {
+        run.data.tags["task"] for run in parents if any(tag.startswith("restored.finetune") for tag in run.data.tags)
+    }
+    assert restored >= set(order[1:]), "trained before their turn came"
+
+
+def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefect_server, tmp_path) -> None:
+    known = tasks(root)
+    otmf("submit", makers.card(tmp_path, "owl", seed=9, merge={"steps": 1200}), "--line", root)
+
+    def merging() -> list[psutil.Process]:
+        found = [one for one in psutil.Process(worker.pid).children(recursive=True) if is_stage(one, "merge_step")]
+        return [one for one in found if one.cwd().endswith("attempts/owl")]
+
+    wait_for(merging)
+    stage = merging()[0]
+    engine = next(one for one in stage.parents() if "prefect.engine" in " ".join(one.cmdline()))
+    engine.kill()
+    wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 10)
+    wait_for(merging, 120)
+    wait_for(lambda: tasks(root) == [*known, "owl"])
+    assert not inbox.waiting(layout.Layout(root))
+    wait_for(lambda: "CRASHED" in {run["state_type"] for run in runs(prefect_server, "arrive")})
+    subjects = workspace.git(root, "log", "--format=%s").splitlines()
+    assert sum(subject.startswith("Onboard owl") for subject in subjects) == 1
+
+
+def is_stage(process: psutil.Process, name: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:4] == ["-m", "stages", name]
+    return False
+
+
+def test_submission_waits_for_an_environment_that_fails_and_is_tried_again(root, otmf, worker, tmp_path) -> None:
+    incoming = root / ".otmf/incoming"
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.write_text("in the way")
+    name = otmf("submit", makers.card(tmp_path, "toad", seed=10), "--line", root).stdout.split()[2].rstrip(";")
+    line = layout.Layout(root)
+    wait_for(lambda: inbox.place(line, name) is not None and inbox.place(line, name).failures)
+    assert "expected to read and write the line's files" in inbox.place(line, name).said
+    incoming.unlink()
+    wait_for(lambda: inbox.outcome(line, name) is not None)
+    assert inbox.outcome(line, name)[0] == "arrived"
 
 
 def test_submission_that_cannot_be_used_is_put_aside_with_the_reason(root, worker, tmp_path) -> None:

@@ -1,0 +1,178 @@
+"""Heavy stages on agents: Prefect workers of a work pool on other machines, each with its own clone and environment.
+
+A stage travels to its agent as a commit in the git remote, and comes back as one: dvc.lock and what git holds of its results.
+What it reads and writes goes through the DVC remote. The coordinator asks, waits, takes over without running anything, and
+makes sure that nothing is left to run. (DVC's run cache alone does not do for it: outputs with `cache: false` are not pushed.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+
+from flows import process, repro, workspace
+from flows.release import release
+from otmf import cards, errors, layout, settings
+
+POOL = "gpu"
+HEAVY = ("pretrained", "finetune", "merge-step", "head-tune")
+ASKED = "OTMF_AGENTS"
+HOME = "OTMF_LINE"
+REFUSES = "OTMF_REFUSES"
+TRIES = 3
+TOLD = ("OTMF_PARENT_RUN", "OTMF_COMMIT")  # all an agent takes over of its coordinator's environment
+REFUSED = "Refused"
+ATTEMPT = "refs/otmf/attempts/{}"
+_COMMIT, _STAGE = re.compile(r"[0-9a-f]{40}"), re.compile(r"[a-z][a-z-]*(@[a-z0-9][a-z0-9_-]*)?")
+_GONE = (workspace.WorkspaceError, process.ProcessError, cards.CardError, settings.SettingsError, ValueError, OSError)
+
+
+def wanted(stage: str) -> bool:
+    """Whether a stage is to run on an agent: OTMF_AGENTS is set, and the stage is a heavy one."""
+    return bool(os.environ.get(ASKED)) and stage.partition("@")[0] in HEAVY
+
+
+def require(line: layout.Layout) -> None:
+    """Refuses a line that agents on other machines could not work on.
+
+    Raises:
+        WorkspaceError: if it lacks a git remote or a DVC remote.
+    """
+    if not workspace.has_remote(line) or not repro.has_remote(line.root):
+        raise workspace.WorkspaceError(
+            f"expected a git remote {workspace.REMOTE} and a default DVC remote, by which agents get at their work; received a line "
+            "without; add them with `git remote add` and `dvc remote add --default`, and commit .dvc/config"
+        )
+
+
+def hand_over(clone: layout.Layout, stage: str, extra: dict[str, str], *, force: bool) -> repro.Outcome:
+    """Has an agent run a stage of an attempt, and restores what came out of it; `force` as in `repro.stage`.
+
+    Raises:
+        ProcessError: with the agent's sentence, if the stage fails; or if no agent brought it to an end.
+    """
+    if not force and not repro.stale(clone.root, [stage]):
+        return "unchanged"
+    params = workspace.params(clone)
+    repro.push(clone.root, _inputs(clone, params, stage))
+    commit = workspace.offer(clone, ATTEMPT)
+    asked = {
+        "line_name": params.line,
+        "commit": commit,
+        "stage": stage,
+        "release": release(),
+        "told": {name: extra[name] for name in TOLD if name in extra},
+        "force": force,
+    }
+    found = _ask(asked, f"{commit} {stage}" + (f" {flow_run.id}" if force else ""))
+    workspace.take_over(clone, _result(commit, stage), ("dvc.lock", "data/results/"))
+    repro.pull(clone.root, [stage])
+    left = repro.stale(clone.root, [stage])
+    if left:
+        raise process.ProcessError(
+            f"expected {stage} to be up to date after its agent handed it over; received {', '.join(left)} as stale; see run {found.name}"
+        )
+    workspace.withdraw(clone, ATTEMPT.format(commit), _result(commit, stage))
+    return "ran" if found.state.message == "ran" else "restored"
+
+
+def _ask(asked: dict, key: str) -> FlowRun:
+    """The run of a stage on an agent, ended well; asked for again where an agent died over it."""
+    for attempt in range(1, TRIES + 1):
+        found = run_deployment(
+            f"stage/{asked['line_name']}", parameters=asked, idempotency_key=f"{key} {attempt}",
+            flow_run_name=asked["stage"].replace("@", " "), poll_interval=1, timeout=None,
+        )  # fmt: skip
+        if found.state.is_completed():
+            return found
+        said = found.state.message or found.state.name
+        if found.state.name == REFUSED:
+            raise process.ProcessError(said, lasting=True)
+        get_run_logger().warning(f"{asked['stage']}: agent {attempt} of {TRIES}: {said}")
+    raise process.ProcessError(
+        f"expected an agent of pool {POOL} to run {asked['stage']}; received {said} in {TRIES} tries; see the log of `prefect worker` on the "
+        "agents"
+    )
+
+
+@flow(name="stage", validate_parameters=False)
+def stage(line_name: str, commit: str, stage: str, release: str, told: dict[str, str], force: bool = False) -> State:
+    """Runs one stage on this agent's clone at a commit of the git remote; pushes its outputs and the record of its run.
+
+    The agent's clone of the line is where OTMF_LINE says, its tracking store where MLFLOW_TRACKING_URI does. The run ends as
+    `Refused` where trying again would not help.
+    """
+    try:
+        return Completed(message=_run(line_name, commit, stage, release, told, force))
+    except _GONE as error:
+        lasting = getattr(error, "lasting", isinstance(error, (ValueError, Mismatch)))
+        return Failed(name=REFUSED if lasting else "Failed", message=errors.sentence(error))
+
+
+class Mismatch(workspace.WorkspaceError):
+    """An agent that cannot serve this coordinator. The message names both sides."""
+
+
+def _run(line_name: str, commit: str, stage: str, wanted: str, told: dict[str, str], force: bool) -> str:
+    line = _home(line_name, wanted)
+    if not _COMMIT.fullmatch(str(commit)) or not _STAGE.fullmatch(str(stage)):
+        raise Mismatch(
+            f"expected a commit and a stage; received {str(commit)[:60]!r} and {str(stage)[:60]!r}; ask with otmf"
+        )
+    name = f"{commit[:12]}-{stage.replace('@', '-')}"
+    with workspace.locked(line, patience=3600, name=f"agent-{name}"):
+        workspace.fetch(line, ATTEMPT.format(commit))
+        clone = workspace.begin(line, name, commit=commit)
+        repro.pull(clone.root, _inputs(clone, workspace.params(clone), stage))
+        extra = {key: str(told[key]) for key in TOLD if key in told}
+        outcome = repro.stage(clone.root, stage, log=_log(), extra=extra, force=bool(force), pull=True)
+        repro.push(clone.root, [stage], runs=True)
+        workspace.offer(clone, _result(commit, stage))
+        shutil.rmtree(clone.root)
+    return outcome
+
+
+def _result(commit: str, stage: str) -> str:
+    """Where in the git remote a stage's lock and results lie, of the attempt at a commit."""
+    return f"refs/otmf/results/{commit}/{stage.replace('@', '/')}"
+
+
+def refusing() -> dict[str, str]:
+    """The environment of stages on a coordinator: it does not compute what agents are for."""
+    return {REFUSES: ",".join(HEAVY)} if os.environ.get(ASKED) else {}
+
+
+def _log() -> Callable[[str], None]:
+    log = get_run_logger()
+    return lambda text: log.info(text) if text.strip() else None
+
+
+def _home(line_name: str, wanted: str) -> layout.Layout:
+    if not os.environ.get(HOME):
+        raise Mismatch(
+            f"expected the folder of this agent's clone in {HOME}; received none; set it where the worker is started"
+        )
+    line = workspace.open_line(Path(os.environ[HOME]))
+    if wanted != release():
+        raise Mismatch(
+            f"expected an agent with the coordinator's code, {wanted}; received {release()} here; install the same version on both"
+        )
+    found = workspace.params(line).line
+    if found != line_name:
+        raise Mismatch(f"expected a clone of line {line_name}; received one of {found} in {line.root}; set {HOME}")
+    return line
+
+
+def _inputs(clone: layout.Layout, params: settings.Params, stage: str) -> list[str]:
+    _, _, key = stage.partition("@")
+    step = params.steps.get(key)
+    return repro.inputs(clone.root, stage, step.task if step else key, step.previous if step else "")

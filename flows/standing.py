@@ -1,0 +1,93 @@
+"""How a line stands: its steps, what serves, what was refused, what waits and what runs."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from flows import inbox, progress, promotion, versions, workspace
+from otmf import layout, settings
+
+
+def shown(line: layout.Layout) -> Group:
+    """All of it, to be printed."""
+    params = workspace.params(line)
+    order = settings.chain(params.steps)
+    first = _table(line, params, order) if order else f"Line {params.line}: no task yet."
+    return Group(first, *sentences(line), *_running(line), *_queue(line))
+
+
+def watch(line: layout.Layout, out: Console, *, seconds: float = 2) -> None:
+    """Shows it anew every so often, until interrupted."""
+    with Live(shown(line), console=out, auto_refresh=False) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(shown(line), refresh=True)
+
+
+def _queue(line: layout.Layout) -> list[str]:
+    """Sentences on the submissions that wait, in the order accepted."""
+    found = []
+    for count, (name, place) in enumerate(inbox.waiting(line), start=1):
+        said = f"Waiting, {count}: {name}, accepted {place.at:%Y-%m-%d %H:%M} UTC"
+        if place.failures:
+            said += f"; tried {place.failures} times, again at {place.due:%H:%M:%S} UTC: {place.said}"
+        found.append(said)
+    return found
+
+
+def _running(line: layout.Layout) -> list[str]:
+    """Sentences on the stages under way on this machine."""
+    return [
+        f"Running: {one.stage} of {one.attempt} for {one.minutes:.1f} minutes"
+        + (f", about {one.left:.1f} left" if one.left is not None else "")
+        + (f": {one.said}" if one.said else "")
+        for one in progress.running(line)
+    ]
+
+
+def sentences(line: layout.Layout) -> list[str]:
+    """Sentences on which version serves, which one before, and what the gate refused."""
+    entries = versions.history(line.root)
+    found = []
+    for role, entry in (("Champion", versions.champion(entries)), ("Before it", versions.previous(entries))):
+        if entry is not None:
+            found.append(f"{role}: {versions.describe(entry)}, {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}")
+    if entries and entries[-1].version != max(entry.version for entry in entries):
+        newest = max(entries, key=lambda entry: entry.version)
+        found.append(
+            f"The line itself stands at v{newest.version} ({newest.step}, {newest.task}): the next task is merged onto it; "
+            f"otmf retire {newest.task} --reason ... takes it out"
+        )
+    for task in promotion.refused(line):
+        said = workspace.git(line.root, "log", "-1", "--format=%b", f"rejected/{task}").strip()
+        found.append(
+            f"Refused: {task}: {said}; change its card and onboard it again, or otmf promote {task} --reason ..."
+        )
+    return found
+
+
+def _table(found: layout.Layout, params: settings.Params, order: list[str]) -> Table:
+    result = json.loads(found.evaluation(order[-1]).read_text(encoding="utf-8"))
+    latest = {row["task"]: row["accuracy"] for row in result["rows"] if row["step"] == order[-1]}
+    acc = f"ACC {100 * result['acc']:.1f} %" + (
+        f", BWT {100 * result['bwt']:+.1f}" if result["bwt"] is not None else ""
+    )
+    table = Table(title=f"Line {params.line} after {order[-1]}: {acc} (accuracies in %)")
+    for column in ("step", "task", "method", "base", "fine-tuned", "merged"):
+        table.add_column(column, justify="right" if column in ("base", "fine-tuned", "merged") else "left")
+    for name in order:
+        step, reference = params.steps[name], result["references"][params.steps[name].task]
+        table.add_row(
+            name,
+            step.task,
+            step.merge.method,
+            f"{100 * reference['base']:.1f}",
+            f"{100 * reference['finetuned']:.1f}",
+            f"{100 * latest[step.task]:.1f}",
+        )
+    return table

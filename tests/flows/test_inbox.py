@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flows import inbox, workspace
+from otmf import cards, layout
+from tests import makers
+
+
+@pytest.fixture
+def line(tmp_path) -> layout.Layout:
+    root = tmp_path / "line"
+    (root / "data/inbox").mkdir(parents=True)
+    return layout.Layout(root)
+
+
+def delivered(line: layout.Layout, tmp_path: Path, name: str, *, seed: int = 1) -> str:
+    return inbox.deliver(line, makers.card(tmp_path / f"{name}-{seed}", name, seed=seed))
+
+
+def test_accepted_in_the_order_they_came_each_once(line, tmp_path) -> None:
+    names = [delivered(line, tmp_path, name) for name in ("zebra", "ant", "mole")]
+    assert [inbox.accept(line, name) for name in [*names, *names]] == [True] * 6
+    assert [name for name, _ in inbox.waiting(line)] == names
+    assert [place.number for _, place in inbox.waiting(line)] == [1, 2, 3]
+    assert not any(inbox.inbox(line).iterdir())
+
+
+def test_delivered_again_while_it_waits_keeps_one_place(line, tmp_path) -> None:
+    name = delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    assert delivered(line, tmp_path, "ant") == name
+    assert not any(inbox.inbox(line).iterdir())
+
+
+def test_other_content_under_a_name_that_waits_stays_in_the_inbox(line, tmp_path) -> None:
+    name = delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    shutil.copytree(line.private / "accepted" / name / "submission", inbox.inbox(line) / name)
+    assert inbox.accept(line, name)
+    assert not (inbox.inbox(line) / name).exists(), "the same content"
+    (inbox.inbox(line) / name).mkdir()
+    (inbox.inbox(line) / name / "card.yaml").write_text("name: other\n")
+    assert inbox.accept(line, name)
+    assert (inbox.inbox(line) / name).exists()
+
+
+def test_what_is_accepted_no_longer_changes_with_its_source(line, tmp_path) -> None:
+    folder = inbox.inbox(line) / "by-hand"
+    makers.card(folder, "ant")
+    inbox.accept(line, "by-hand")
+    folder.mkdir()
+    (folder / "ant.yaml").write_text("name: other\n")
+    assert cards.read(inbox.card(line, "by-hand")).name == "ant"
+
+
+@pytest.mark.parametrize("step", ["begun", "moved"])
+def test_process_that_died_while_accepting_loses_nothing(line, tmp_path, step) -> None:
+    """As it lies after the death: the place written, the content still in the inbox or moved already."""
+    first, second = delivered(line, tmp_path, "ant"), delivered(line, tmp_path, "mole")
+    now = datetime.now(UTC)
+    part = line.private / "accepted" / f".{first}"
+    part.mkdir(parents=True)
+    (part / "place.json").write_text(inbox.Place(number=1, at=now, due=now).model_dump_json())
+    if step == "moved":
+        (inbox.inbox(line) / first).rename(part / "submission")
+    assert inbox.accept(line, second)
+    assert inbox.accept(line, first)
+    assert sorted(name for name, _ in inbox.waiting(line)) == sorted([first, second])
+    assert sorted(place.number for _, place in inbox.waiting(line)) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "A b", "$(touch x)", "a" * 300, None, 7, {"a": 1}, ".hidden"])
+def test_name_that_is_none_is_refused(name) -> None:
+    with pytest.raises(workspace.WorkspaceError, match="expected the name of a folder in the inbox"):
+        inbox.check_name(name)
+
+
+def test_link_in_place_of_a_folder_is_refused(line, tmp_path) -> None:
+    (inbox.inbox(line) / "linked").symlink_to(tmp_path)
+    with pytest.raises(workspace.WorkspaceError, match="which is a link"):
+        inbox.accept(line, "linked")
+
+
+def test_postponed_with_growing_pauses_and_not_for_ever(line, tmp_path) -> None:
+    name = delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    pauses = []
+    for _ in range(inbox.TRIES - 1):
+        assert inbox.postpone(line, name, "no space")
+        pauses.append(inbox.place(line, name).due - datetime.now(UTC))
+    assert all(later > 1.9 * earlier for earlier, later in itertools.pairwise(pauses))
+    assert not inbox.postpone(line, name, "no space")
+    assert inbox.place(line, name).said == "no space"
+
+
+def test_outcome_is_the_latest_and_none_while_it_waits(line, tmp_path) -> None:
+    name = delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    assert inbox.outcome(line, name) is None
+    inbox.put_aside(line, name, "refused", "too few images")
+    assert inbox.outcome(line, name) == ("refused", "too few images")
+    assert (line.private / "refused" / name / "images.npz").exists(), "its data are kept"
+    time.sleep(0.02)
+    assert delivered(line, tmp_path, "ant") == name
+    assert inbox.accept(line, name)
+    inbox.put_aside(line, name, "arrived", "onboarded as s01")
+    assert inbox.outcome(line, name) == ("arrived", "onboarded as s01")
+    assert not inbox.accept(line, name)
+
+
+def test_folder_is_settled_once_nothing_changes_in_it(line) -> None:
+    card = makers.card(inbox.inbox(line) / "by-hand", "ant")
+    assert inbox.settled(line) == []
+    old = time.time() - 60
+    for path in [card.parent, *card.parent.iterdir()]:
+        os.utime(path, (old, old))
+    assert inbox.settled(line) == ["by-hand"]
+
+
+def test_card_that_leads_out_of_its_folder_is_refused(line) -> None:
+    folder = inbox.inbox(line) / "out"
+    folder.mkdir()
+    makers.write_yaml(folder / "card.yaml", {"name": "out", "source": "npz", "path": "../../../params.yaml"})
+    inbox.accept(line, "out")
+    with pytest.raises(cards.CardError, match="which leads outside"):
+        inbox.card(line, "out")
