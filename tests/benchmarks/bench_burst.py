@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from flows import inbox, repro, versions, workspace
+from flows import inbox, repro, versions, warm, workspace
 from otmf import layout, settings
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
@@ -40,7 +40,7 @@ def main() -> None:
         makers.card(folder / "cards" / f"task_{number:02d}", f"task_{number:02d}", seed=number)
         for number in range(1, given.cards + given.single + 1)
     ]
-    with bench_recovery.site(folder, line) as site:
+    with warm.interpreter() as stages, bench_recovery.site(folder, line, **stages) as site:
         seconds, doors = burst(site, cards[: given.cards], given.times)
         print(f"burst over after {seconds:.0f} s", flush=True)
         entries = versions.history(line.root)

@@ -30,7 +30,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from flows import inbox, process, progress, repro, server, versions, workspace
+from flows import inbox, process, progress, repro, server, versions, warm, workspace
 from otmf import layout, lineage, settings
 from tests import makers
 from tests.benchmarks import machine
@@ -114,7 +114,8 @@ def _is(kind: str, words: list[str]) -> bool:
 
 
 @contextlib.contextmanager
-def site(folder: Path, line: layout.Layout) -> Iterator[Site]:
+def site(folder: Path, line: layout.Layout, **extra: str) -> Iterator[Site]:
+    """Database, both servers and a worker, each started again when it ends; `extra` in their environment."""
     bin_, database, api, tracking = production.programs(), *(production.free_port() for _ in range(3))
     home = Path(tempfile.mkdtemp(prefix="otmf-postgres-", dir="/tmp"))
     become = production.owner_of(home)
@@ -128,7 +129,9 @@ def site(folder: Path, line: layout.Layout) -> Iterator[Site]:
         "PREFECT_API_URL": url,
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{tracking}",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        **production.NO_JOBS,
         "OTMF_SITE": str(folder / "worker"),
+        **extra,
     }
     python, env = [sys.executable, "-m"], {"env": environment}
     services: dict[str, Service] = {}
@@ -212,8 +215,8 @@ def undisturbed(folder: Path, cards: list[Path]) -> layout.Layout:
     """A line that got the same tasks in the same order by the command."""
     line = layout.Layout(makers.line(folder / "small"))
     otmf = str(Path(sys.executable).parent / "otmf")
-    with server.own(folder / "prefect") as url:
-        env = {**process.environment(), "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    with warm.interpreter() as stages, server.own(folder / "prefect") as url:
+        env = {**process.environment(), **stages, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
         env.pop("MLFLOW_TRACKING_URI", None)
         for card in cards:
             subprocess.run([otmf, "onboard", card, "--line", line.root], check=True, env=env, stdout=subprocess.DEVNULL)
@@ -237,7 +240,7 @@ def main() -> None:
     rng.shuffle(kinds)
     taken: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
     clean, missed = 0, 0
-    with site(folder, line) as found:
+    with warm.interpreter() as stages, site(folder, line, **stages) as found:
         for number, (card, kind) in enumerate(zip(cards, kinds, strict=True), start=1):
             seconds, killed = attack(found, kind, card, rng.uniform(0, SPAN))
             missed += not killed

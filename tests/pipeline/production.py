@@ -19,6 +19,7 @@ import pytest
 
 from flows import process
 
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven idle processes otherwise
 CODE = Path(__file__).resolve().parents[2]
 
 
@@ -122,7 +123,7 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
     port = free_port()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", 1, "--backend-store-uri",
                f"postgresql://otmf@{database}/mlflow", "--artifacts-destination", folder / "artifacts"]  # fmt: skip
-    with running(command, folder, url=f"http://127.0.0.1:{port}/health"):
+    with running(command, folder, url=f"http://127.0.0.1:{port}/health", **NO_JOBS):
         yield f"http://127.0.0.1:{port}"
 
 
