@@ -87,8 +87,10 @@ def carry_out(
             tag = f"output.{output.relative_to(clone.root).as_posix().replace('/', '.')}"
             tracking.link(store, parent, stage, tag, lineage.digest(output))
     step = settings.chain(workspace.params(clone).steps)[-1]
-    result = json.loads(clone.evaluation(step).read_text(encoding="utf-8"))
-    verdict = judge(line, clone, step, result, tuple(change.fresh))
+    result, verdict = _judged(line, clone, step, change)
+    if verdict.only_dissimilar and workspace.params(clone).gate.dissimilar == "unbalanced":
+        outcomes |= _merge_unbalanced(clone, step, change, extra)
+        result, verdict = _judged(line, clone, step, change)
     if not verdict.accepted and change.override is None:
         refuse(line, clone, change, verdict)
     final, version = accept(line, clone, change, step, verdict)
@@ -103,6 +105,22 @@ def carry_out(
         tracking.finish_later(line, parent, metrics=metrics, tags=tags)
         get_run_logger().warning(f"accepted, but not yet in the tracking store: {error}")
     return Concluded(final, version, result, outcomes)
+
+
+def _judged(line: layout.Layout, clone: layout.Layout, step: str, change: Change) -> tuple[dict, gate.Verdict]:
+    result = json.loads(clone.evaluation(step).read_text(encoding="utf-8"))
+    return result, judge(line, clone, step, result, tuple(change.fresh))
+
+
+def _merge_unbalanced(clone: layout.Layout, step: str, change: Change, extra: dict[str, str]) -> dict[str, str]:
+    """Merges the last step again, with transport that need not move what lies too far away."""
+    params = workspace.params(clone)
+    document = workspace.read_params(clone)
+    document["steps"][step]["merge"]["reach"] = params.gate.reach
+    workspace.write_params(clone, document)
+    get_run_logger().warning(f"{step} is merged again with unbalanced transport, reach {params.gate.reach:g}")
+    again = [stage for stage, _ in change.stages if stage.endswith(f"@{step}")]
+    return {stage: run(clone, stage, extra) for stage in again}
 
 
 def environment(line: layout.Layout, clone: layout.Layout, parent: str) -> dict[str, str]:
@@ -148,7 +166,16 @@ def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fr
     present = settings.chain(workspace.params(line).steps)
     before = accuracies(json.loads(line.evaluation(present[-1]).read_text(encoding="utf-8"))) if present else {}
     finetuned = {name: result["references"][name]["finetuned"] for name in fresh}
-    verdict = gate.judge(workspace.params(clone).gate, now=accuracies(result), before=before, finetuned=finetuned)
+    params = workspace.params(clone)
+    merge = json.loads(clone.trace(step).read_text(encoding="utf-8"))
+    far = merge.get("dissimilarity") if params.steps[step].merge.reach is None else None
+    verdict = gate.judge(
+        params.gate,
+        now=accuracies(result),
+        before=before,
+        finetuned=finetuned,
+        dissimilarity={} if far is None else {params.steps[step].task: far},
+    )
     path = clone.gate(step)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(finding) for finding in verdict.findings], indent=1) + "\n", encoding="utf-8")
@@ -161,11 +188,12 @@ def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fr
 def refuse(line: layout.Layout, clone: layout.Layout, change: Change, verdict: gate.Verdict) -> None:
     """Keeps the attempt as a branch of the line, and says why. Always raises Refused."""
     reasons = "; ".join(finding.sentence() for finding in verdict.broken)
-    branch = f"rejected/{change.name}"
-    workspace.commit(clone.root, f"Refused: {change.subject}\n\n{reasons}")
-    workspace.keep(line, clone, branch)
+    aside = verdict.only_dissimilar and workspace.params(clone).gate.dissimilar == "quarantine"
+    workspace.commit(clone.root, f"{'In quarantine' if aside else 'Refused'}: {change.subject}\n\n{reasons}")
+    branch = workspace.keep(line, clone, "quarantined" if aside else "rejected")
+    way = "a person decides:" if aside else "change the card or the gate, or"
     raise Refused(
-        f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; change the card or the gate, or take it "
+        f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; {way} take it "
         f"all the same with `otmf promote {change.name} --reason ...`"
     )
 
@@ -187,6 +215,7 @@ def accept(
     entry = versions.accept(clone, step=step, task=last, **decided)
     final = workspace.commit(clone.root, change.subject)
     trouble = workspace.land(line, clone, tag=versions.tag(entry.version))
+    workspace.drop_kept(line, change.name)
     if trouble:
         get_run_logger().warning(trouble)
     get_run_logger().info(f"{change.subject}: line {line.root.name} is at {final[:12]}, {versions.describe(entry)}")

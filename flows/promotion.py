@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from flows import registry, tracking, versions, workspace
-from otmf import cards, layout, settings
+from otmf import layout, settings
 
 Log = Callable[[str], None]
 
@@ -17,13 +17,14 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
     Raises:
         WorkspaceError: if there is no such attempt, or the line has moved on since.
     """
-    branch = f"rejected/{cards.check_slug(task)}"
     reason = _reason(reason)
     with workspace.locked(line):
         workspace.require_clean(line)
-        if not workspace.has_branch(line, branch):
+        workspace.synchronise(line)
+        branch = workspace.kept(line).get(task)
+        if branch is None:
             raise workspace.WorkspaceError(
-                f"expected a refused attempt ({', '.join(refused(line)) or 'there is none'}); received {task!r}; choose one"
+                f"expected a refused attempt ({', '.join(workspace.kept(line)) or 'there is none'}); received {task!r}; choose one"
             )
         if _commit(line, f"{branch}^") != _commit(line, "HEAD"):
             raise workspace.WorkspaceError(
@@ -37,7 +38,7 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
             attempt, action="overridden", step=step, task=newest, by=by or versions.actor(), reason=reason
         )
         _land(line, attempt, f"Accept {task} against the gate\n\n{reason}", versions.tag(entry.version), log)
-        workspace.git(line.root, "branch", "--quiet", "-D", branch)
+        workspace.drop_kept(line, task)
     _follow(line, log)
     return entry
 
@@ -52,17 +53,12 @@ def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reaso
     number = None if version is None else _number(version)
     with workspace.locked(line):
         workspace.require_clean(line)
+        workspace.synchronise(line)
         attempt = workspace.begin(line, "rollback")
         entry = versions.roll_back(attempt, number, by=by or versions.actor(), reason=reason)
         _land(line, attempt, f"Roll back to v{entry.version}\n\n{reason}", None, log)
     _follow(line, log)
     return entry
-
-
-def refused(line: layout.Layout) -> list[str]:
-    """Tasks whose last attempt the gate refused."""
-    names = workspace.git(line.root, "for-each-ref", "--format=%(refname:strip=3)", "refs/heads/rejected").split()
-    return sorted(names)
 
 
 def serving(line: layout.Layout) -> layout.Layout:

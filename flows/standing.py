@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from flows import inbox, progress, promotion, versions, workspace
+from flows import inbox, progress, versions, workspace
 from otmf import layout, settings
 
 
@@ -63,10 +63,11 @@ def sentences(line: layout.Layout) -> list[str]:
             f"The line itself stands at v{newest.version} ({newest.step}, {newest.task}): the next task is merged onto it; "
             f"otmf retire {newest.task} --reason ... takes it out"
         )
-    for task in promotion.refused(line):
-        said = workspace.git(line.root, "log", "-1", "--format=%b", f"rejected/{task}").strip()
+    for task, branch in workspace.kept(line).items():
+        said = workspace.git(line.root, "log", "-1", "--format=%b", branch).strip()
+        kind = "In quarantine" if branch.startswith("quarantined/") else "Refused"
         found.append(
-            f"Refused: {task}: {said}; change its card and onboard it again, or otmf promote {task} --reason ..."
+            f"{kind}: {task}: {said}; change its card and onboard it again, or otmf promote {task} --reason ..."
         )
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
@@ -22,6 +22,7 @@ from otmf import cards, gathering, layout, settings
 
 _OF_STEP = ("merge-step", "head-tune", "evaluate")
 REMOTE = "origin"
+KEPT = ("rejected", "quarantined")
 TEMPLATE = ("dvc.yaml", "params.yaml", "data/backbones")
 IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/data/inbox/\n/report.html\n"
 
@@ -244,16 +245,39 @@ def commit(folder: Path, message: str) -> str:
     return git(folder, "rev-parse", "HEAD").strip()
 
 
-def keep(line: layout.Layout, attempt: layout.Layout, branch: str) -> None:
+def keep(line: layout.Layout, attempt: layout.Layout, kind: Literal["rejected", "quarantined"]) -> str:
     """Keeps the attempt's commit in the line under a branch, in place of an older one, and the attempt goes.
 
-    The git remote gets the branch if it answers.
+    The git remote gets the branch if it answers. Returns the branch.
     """
-    git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), f"+HEAD:refs/heads/{branch}")
+    name = attempt.root.name
+    branch = f"{kind}/{name}"
+    git(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), f"+HEAD:refs/heads/kept-{name}")
+    drop_kept(line, name)
+    git(line.root, "branch", "--quiet", "--move", f"kept-{name}", branch)
     if has_remote(line):
         with contextlib.suppress(process.ProcessError):
             git(line.root, "push", "--quiet", "--force", REMOTE, f"refs/heads/{branch}")
     shutil.rmtree(attempt.root, ignore_errors=True)
+    return branch
+
+
+def kept(line: layout.Layout) -> dict[str, str]:
+    """Name of each attempt that was kept -> its branch."""
+    asked = [f"refs/heads/{kind}" for kind in KEPT]
+    branches = git(line.root, "for-each-ref", "--format=%(refname:strip=2)", *asked).split()
+    return {branch.partition("/")[2]: branch for branch in sorted(branches)}
+
+
+def drop_kept(line: layout.Layout, name: str) -> None:
+    """Lets a kept attempt of that name go, here and in the git remote."""
+    branch = kept(line).get(name)
+    if branch is None:
+        return
+    git(line.root, "branch", "--quiet", "-D", branch)
+    if has_remote(line):
+        with contextlib.suppress(process.ProcessError):
+            git(line.root, "push", "--quiet", REMOTE, f":refs/heads/{branch}")
 
 
 def offer(clone: layout.Layout, ref: str) -> str:
@@ -369,11 +393,6 @@ def _patiently(work: Callable[[], object]) -> None:
             if pause is None or any(word in str(error) for word in ("rejected", "non-fast-forward", "not found")):
                 raise
             time.sleep(pause)
-
-
-def has_branch(line: layout.Layout, branch: str) -> bool:
-    """Whether the line has a branch of that name."""
-    return bool(git(line.root, "for-each-ref", "--format=x", f"refs/heads/{branch}").strip())
 
 
 def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None) -> str:

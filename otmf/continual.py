@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, fusion, memory, methods, settings, task_vectors
+from otmf import backbones, fusion, memory, methods, settings, task_vectors, transport
+
+COMPARED = 128  # images that the dissimilarity of a new task is measured on
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,17 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step gives: the merged vector, the state the next step needs, and what was seen and learned."""
+    """What a step gives: the merged vector, the state the next step needs, and what was seen and learned.
+
+    `dissimilarity`: how far the new model's features of its own images are from those of the model merged so far, as in
+    `transport.dissimilarity`; None at the first step and for a method that may see no image.
+    """
 
     vector: task_vectors.Vector
     state: dict[str, Tensor]
     saw: dict[str, Any]
     learned: fusion.Merged | None
+    dissimilarity: float | None = None
 
 
 def advance(
@@ -77,16 +84,29 @@ def advance(
         return Step(outcome.vector, _named(outcome) | memory.to_tensors(kept), _saw(method), None)
     pixels = unlabelled()
     targets = encoder.teach(task_vectors.add(pretrained, task_vector), pixels)
-    data = None
+    data, dissimilarity = None, None
     if merged_vector is not None:
+        dissimilarity = _dissimilarity(pretrained, merged_vector, pixels, targets, options, encoder)
         post = fusion.Side(encoder.prepare(pixels), targets)
         pre = _pre_side(pretrained, merged_vector, post, pixels, kept, options, encoder)
         data = methods.Data(encoder.features, pre, post, report)
     outcome = methods.merge(methods.Arrival(pretrained, merged_vector, task_vector, count, own, options, data))
     left = _remember(options, kept, pixels, targets, count)
-    return Step(
-        outcome.vector, _named(outcome) | memory.to_tensors(left), _saw(method, data, kept, options), outcome.learned
-    )
+    saw = _saw(method, data, kept, options)
+    return Step(outcome.vector, _named(outcome) | memory.to_tensors(left), saw, outcome.learned, dissimilarity)
+
+
+def _dissimilarity(
+    pretrained: Mapping[str, Tensor],
+    merged_vector: Mapping[str, Tensor],
+    pixels: np.ndarray,
+    targets: Tensor,
+    options: settings.Merge,
+    encoder: Encoder,
+) -> float:
+    chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), COMPARED)).astype(int)
+    found = encoder.teach(task_vectors.add(pretrained, merged_vector), pixels[chosen])
+    return transport.dissimilarity(found, targets[torch.from_numpy(chosen)].to(found.device), epsilon=options.epsilon)
 
 
 def _pre_side(

@@ -5,6 +5,7 @@ Symbols: theta0 pretrained state, D merged vector so far (*pre*), tau task vecto
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -152,7 +153,7 @@ class _Learner:
         self.factors = dict(zip(("pre", "post"), weights(options), strict=True))
         self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
         self.state = {**pretrained, **self.student}
-        self.objective = transport.OBJECTIVES[options.objective]
+        self.objective = _objective(options)
         self._fuse(self.student)
 
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
@@ -209,7 +210,7 @@ class _Learner:
     def _loss(self, name: str, positions: Tensor) -> Tensor:
         side = self.sides[name]
         student = self.features(self.state, side.inputs[positions])
-        return self.objective(student, side.targets[positions], epsilon=self.options.epsilon)
+        return self.objective(student, side.targets[positions])
 
     def _update(
         self,
@@ -242,6 +243,12 @@ class _Learner:
                 )
                 torch.addcmul(self.pretrained[key], pre[0], pre[1], value=pre[2], out=self.student[key])
                 self.student[key].addcmul_(post[0], post[1], value=post[2])
+
+
+def _objective(options: settings.Merge) -> Callable[[Tensor, Tensor], Tensor]:
+    if options.reach is None:
+        return functools.partial(transport.OBJECTIVES[options.objective], epsilon=options.epsilon)
+    return functools.partial(transport.unbalanced_divergence, epsilon=options.epsilon, reach=options.reach)
 
 
 def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:

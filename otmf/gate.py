@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from otmf import settings
 
+DISSIMILARITY = "largest_dissimilarity"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -15,7 +17,7 @@ class Finding:
     Attributes:
         rule: name of the rule in `settings.Gate`.
         about: the task it is about, or `all older tasks`.
-        figure: what was measured, as a fraction.
+        figure: what was measured, as a fraction; a dissimilarity in variances.
         bound: what the rule asks for.
         holds: whether the figure is within the bound.
     """
@@ -28,6 +30,11 @@ class Finding:
 
     def sentence(self) -> str:
         """The rule and its figure for a person, in per cent."""
+        if self.rule == DISSIMILARITY:
+            return (
+                f"expected features of {self.about} at most {self.bound:g} variances away from the merged model's; received "
+                f"{self.figure:.3g}"
+            )
         expected = {
             "least_of_finetuned": "at least {:.1f} % of the fine-tuned accuracy on {}",
             "largest_drop": "a drop of at most {:.1f} points on {}",
@@ -50,9 +57,19 @@ class Verdict:
     def broken(self) -> list[Finding]:
         return [finding for finding in self.findings if not finding.holds]
 
+    @property
+    def only_dissimilar(self) -> bool:
+        """Whether nothing but the dissimilarity of the new task stands against the model."""
+        return bool(self.broken) and all(finding.rule == DISSIMILARITY for finding in self.broken)
+
 
 def judge(
-    rules: settings.Gate, *, now: Mapping[str, float], before: Mapping[str, float], finetuned: Mapping[str, float]
+    rules: settings.Gate,
+    *,
+    now: Mapping[str, float],
+    before: Mapping[str, float],
+    finetuned: Mapping[str, float],
+    dissimilarity: Mapping[str, float] | None = None,
 ) -> Verdict:
     """The verdict on a merged model.
 
@@ -62,10 +79,15 @@ def judge(
         before: task -> accuracy of the model that serves; empty if none does.
         finetuned: for each task that is new or was trained again, the accuracy of its fine-tuned model under the same
             kind of head. These tasks are compared with that; all others with their accuracy before.
+        dissimilarity: task -> how far its features were from the merged model's before its merge; only those to be judged.
 
     An expert that is never right cannot be fallen short of. Drops are positive where accuracy was lost.
     """
     findings = []
+    if rules.largest_dissimilarity is not None:
+        bound = rules.largest_dissimilarity
+        for task, figure in (dissimilarity or {}).items():
+            findings.append(Finding(DISSIMILARITY, task, figure, bound, figure <= bound))
     for task, best in finetuned.items():
         share = now[task] / best if best > 0 else 1.0
         findings.append(

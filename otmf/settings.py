@@ -92,9 +92,12 @@ class Extract(_Section):
 
 
 class Merge(_Section):
-    """One merge step, as in `otmf.fusion` and `otmf.methods`. The defaults are the preset `default`."""
+    """One merge step, as in `otmf.fusion` and `otmf.methods`. The defaults are the preset `default`.
 
-    code_version: Count = 1
+    reach: in units of the mean cost, makes the transport unbalanced (the debiased divergence only); None: balanced.
+    """
+
+    code_version: Count = 2
     method: Literal["otmf", "running_average", "task_arithmetic", "wudi"] = "otmf"
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8
@@ -102,6 +105,7 @@ class Merge(_Section):
     granularity: Literal["element", "row", "column", "tensor"] = "element"
     objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost"] = "sinkhorn_divergence"
     epsilon: Positive = 0.05
+    reach: Positive | None = None
     alternate: bool = False
     steps: Annotated[int, Field(ge=0)] = 100
     learning_rate: Positive = 0.02
@@ -170,12 +174,18 @@ class Gate(_Section):
     """Bounds that a merged model must keep to serve; accuracies and drops as fractions.
 
     least_of_finetuned: of the new task, its accuracy over its fine-tuned model's. largest_drop: on any older task, from
-    the accuracy before; largest_average_drop: on average over the older tasks.
+    the accuracy before; largest_average_drop: on average over the older tasks. largest_dissimilarity: the Sinkhorn
+    divergence between the features that the merged model so far and the fine-tuned model give to the new task's images,
+    over the variance of the latter; None: no bound. What exceeds it is refused, kept in quarantine for a person to decide,
+    or merged again with unbalanced transport of that `reach` and then judged by the other rules, as `dissimilar` says.
     """
 
     least_of_finetuned: Annotated[float, Field(ge=0)] = 0.5
     largest_drop: Fraction = 0.2
     largest_average_drop: Fraction = 0.1
+    largest_dissimilarity: Positive | None = None
+    dissimilar: Literal["refuse", "quarantine", "unbalanced"] = "refuse"
+    reach: Positive = 0.5
 
 
 class Defaults(_Section):

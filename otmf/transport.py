@@ -134,6 +134,52 @@ def exact_coupling(cost: Matrix) -> Coupling:
     return _coupling(emd(a, b, cost), a, b, iterations=0, tolerance=1e-9)
 
 
+def unbalanced_coupling(
+    cost: Matrix, *, epsilon: float, reach: float, tolerance: float = 1e-6, max_iterations: int = 1000
+) -> Coupling:
+    """Entropic coupling P of two samples with uniform weights a, b that need not move all of their mass.
+
+    Minimises <P, C> + epsilon KL(P | a b^T) + reach KL(P 1 | a) + reach KL(P^T 1 | b) over P >= 0, by scaling in the log
+    domain: what lies much further away than `reach` is left where it is.
+
+    Args:
+        cost: C, shape (n, m), finite.
+        epsilon, reach: > 0, in the unit of the cost. A great reach gives `sinkhorn_coupling`.
+        tolerance: stop when no potential changes by more than this times epsilon.
+        max_iterations: rounds of scaling.
+
+    Raises:
+        ValueError: if epsilon or reach is not positive.
+
+    Source: Chizat et al. (2018), arXiv:1607.05816, in the log domain as in Sejourne et al. (2019), arXiv:1910.12958.
+    """
+    if not (epsilon > 0 and reach > 0):
+        raise ValueError(
+            f"expected epsilon > 0 and reach > 0, in the unit of the cost; received {epsilon} and {reach}; set both"
+        )
+    rows, columns = cost.shape
+    damping = reach / (reach + epsilon)
+    row_potential, column_potential = np.zeros(rows), np.zeros(columns)
+    iterations, change = 0, np.inf
+    while iterations < max_iterations and change > tolerance:
+        before = column_potential
+        row_potential = -damping * epsilon * _log_mean_exp((column_potential[None, :] - cost) / epsilon, axis=1)
+        column_potential = -damping * epsilon * _log_mean_exp((row_potential[:, None] - cost) / epsilon, axis=0)
+        change = float(np.abs(column_potential - before).max()) / epsilon
+        iterations += 1
+    plan = np.exp((row_potential[:, None] + column_potential[None, :] - cost) / epsilon) / (rows * columns)
+    return Coupling(plan, iterations, change, change <= tolerance)
+
+
+def unbalanced_value(coupling: Coupling, cost: Matrix, *, epsilon: float, reach: float) -> float:
+    """What `unbalanced_coupling` minimises, in the unit of the cost, for uniform weights."""
+    rows, columns = cost.shape
+    plan = coupling.plan
+    product = np.full_like(plan, 1 / (rows * columns))
+    moved = reach * (_divergence(plan.sum(1), 1 / rows) + _divergence(plan.sum(0), 1 / columns))
+    return float(np.sum(plan * cost)) + epsilon * _divergence(plan, product) + moved
+
+
 def regularised_value(coupling: Coupling, cost: Matrix, *, epsilon: float) -> float:
     """<P, C> + epsilon KL(P | a b^T), in the unit of the cost, for uniform a, b and a coupling of that cost."""
     rows, columns = cost.shape
@@ -197,6 +243,43 @@ def sinkhorn_divergence(
     )
 
 
+def unbalanced_divergence(
+    x: Tensor, y: Tensor, *, epsilon: float, reach: float, tolerance: float = 1e-4, max_iterations: int = 200
+) -> Tensor:
+    """The debiased unbalanced Sinkhorn divergence between two clouds, zero if they are equal.
+
+    As `sinkhorn_divergence`, with `unbalanced_coupling` and its value; `reach`, like epsilon, in units of the mean cost
+    between x and y. (The term in the difference of the clouds' masses is zero: both are one.)
+
+    Source: Sejourne et al. (2019), arXiv:1910.12958.
+    """
+    cost = squared_distances(x, y)
+    values = _values(cost)
+    options = {"epsilon": _absolute(epsilon, values), "reach": _absolute(reach, values)}
+
+    def value(own: Tensor) -> Tensor:
+        given = _values(own)
+        found = unbalanced_coupling(given, **options, tolerance=tolerance, max_iterations=max_iterations)
+        rest = unbalanced_value(found, given, **options) - float(np.sum(found.plan * given))
+        return (_like(found.plan, own) * own).sum() + rest
+
+    return value(cost) - 0.5 * value(squared_distances(x, x)) - 0.5 * value(squared_distances(y, y))
+
+
+def dissimilarity(x: Tensor, y: Tensor, *, epsilon: float) -> float:
+    """The Sinkhorn divergence between two clouds over the variance of the second: no unit, one bound for every backbone.
+
+    Args:
+        x: shape (n, d).
+        y: shape (m, d), not all equal.
+        epsilon: as in `sinkhorn_divergence`.
+    """
+    variance = float((y - y.mean(0)).square().sum(1).mean())
+    if variance == 0:
+        return float("inf")
+    return float(sinkhorn_divergence(x, y, epsilon=epsilon)) / variance
+
+
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "transport_cost": transport_cost,
     "regularised_cost": regularised_cost,
@@ -208,6 +291,19 @@ def _regularised(cost: Tensor, values: Matrix, *, epsilon: float, tolerance: flo
     coupling = sinkhorn_coupling(values, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)
     entropic = regularised_value(coupling, values, epsilon=epsilon) - float(np.sum(coupling.plan * values))
     return (_like(coupling.plan, cost) * cost).sum() + entropic
+
+
+def _log_mean_exp(values: Matrix, *, axis: int) -> Matrix:
+    greatest = values.max(axis=axis, keepdims=True)
+    return np.squeeze(greatest, axis) + np.log(np.exp(values - greatest).mean(axis=axis))
+
+
+def _divergence(given: Matrix, reference: Matrix | float) -> float:
+    """The generalised Kullback-Leibler divergence of two measures that need not have one mass."""
+    reference = np.broadcast_to(reference, given.shape)
+    positive = given > 0
+    entropy = np.sum(given[positive] * np.log(given[positive] / reference[positive]))
+    return float(entropy - given.sum() + reference.sum())
 
 
 def _absolute(epsilon: float, cost: Matrix) -> float:

@@ -48,7 +48,7 @@ def main(line: _params.Line, name: str) -> Facts:
     learned = done.learned or fusion.Merged(done.vector)
     tensors = {f"{side}.{key}": mask for side, found in learned.masks.items() for key, mask in found.items()}
     checkpoints.save(tensors, line.masks(name) / "masks.safetensors")
-    record = _record(name, step, done.saw, learned, merged, tau)
+    record = _record(name, step, done, learned, merged, tau)
     _files.write_json(line.trace(name), record)
     return _facts(line, name, step, record)
 
@@ -66,7 +66,7 @@ def _previous(
 def _record(
     name: str,
     step: settings.Step,
-    saw: dict,
+    done: continual.Step,
     learned: fusion.Merged,
     merged: task_vectors.Vector | None,
     tau: task_vectors.Vector,
@@ -83,7 +83,8 @@ def _record(
         "method": step.merge.method,
         "source": methods.METHODS[step.merge.method].source,
         "settings": step.merge.model_dump(),
-        "saw": saw,
+        "saw": done.saw,
+        "dissimilarity": done.dissimilarity,
         "norms": norms,
         "cosine": task_vectors.cosine(merged, tau) if merged else 0.0,
         "cost_before": learned.cost_before,
@@ -104,6 +105,8 @@ def _facts(line: _params.Line, name: str, step: settings.Step, record: dict) -> 
         facts.curves.setdefault(f"loss/{entry['side']}", []).append((entry["step"], entry["loss"]))
     for moment in ("before", "after"):
         facts.metrics |= {f"ot_cost_{moment}/{side}": value for side, value in record[f"cost_{moment}"].items()}
+    if record["dissimilarity"] is not None:
+        facts.metrics["dissimilarity"] = record["dissimilarity"]
     for side, layers in record["masks"].items():
         for layer, found in layers.items():
             facts.metrics |= {f"mask/{side}/{layer}/{part}": found[part] for part in ("mean", "deviation")}

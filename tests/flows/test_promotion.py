@@ -54,7 +54,7 @@ def accept(line: layout.Layout, task: str) -> versions.Entry:
 def refuse(line: layout.Layout, task: str) -> None:
     clone = attempt(line, task)
     workspace.commit(clone.root, f"Refuse {task}\n\nexpected more; received less")
-    workspace.keep(line, clone, f"rejected/{task}")
+    workspace.keep(line, clone, "rejected")
 
 
 def aliases(line: layout.Layout) -> dict[str, str]:
@@ -122,12 +122,12 @@ def test_rollback_needs_a_reason(line) -> None:
 def test_refused_attempt_can_be_accepted_by_a_person_with_a_reason(line, monkeypatch) -> None:
     monkeypatch.setattr(versions.lineage, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
     refuse(line, "three")
-    assert promotion.refused(line) == ["three"]
+    assert workspace.kept(line) == {"three": "rejected/three"}
     assert any("Refused: three: expected more; received less" in found for found in standing.sentences(line))
     entry = promotion.promote(line, "three", by="grace", reason="wanted\nall the same", log=print)
     assert (entry.action, entry.by, entry.reason, entry.version) == ("overridden", "grace", "wanted all the same", 3)
     assert list(workspace.params(line).steps) == ["s01", "s02", "s03"]
-    assert promotion.refused(line) == []
+    assert workspace.kept(line) == {}
     assert aliases(line) == {"champion": "3", "previous": "2"}
 
 
@@ -140,7 +140,7 @@ def test_refused_attempt_is_not_accepted_once_the_line_has_moved_on(line) -> Non
         promotion.promote(line, "three", by=None, reason="wanted", log=print)
     with pytest.raises(workspace.WorkspaceError, match=r"expected a refused attempt \(three\); received 'five'"):
         promotion.promote(line, "five", by=None, reason="wanted", log=print)
-    with pytest.raises(ValueError, match="slug|expected"):
+    with pytest.raises(workspace.WorkspaceError, match="expected a refused attempt"):
         promotion.promote(line, "../two", by=None, reason="wanted", log=print)
 
 

@@ -80,3 +80,21 @@ def test_task_trained_again_is_compared_with_its_expert_and_a_retired_one_with_n
 def test_bounds_outside_their_range_are_refused(key) -> None:
     with pytest.raises(settings.SettingsError, match=key):
         settings.section(settings.Gate, {key: 1.5})
+
+
+def test_dissimilarity_is_judged_only_where_a_bound_is_set() -> None:
+    figures = {"now": {"new": 0.9}, "before": {}, "finetuned": {"new": 0.9}, "dissimilarity": {"new": 3.0}}
+    assert gate.judge(settings.Gate(), **figures).accepted
+    verdict = gate.judge(settings.Gate(largest_dissimilarity=2.0), **figures)
+    assert verdict.only_dissimilar
+    assert verdict.broken[0].sentence() == (
+        "expected features of new at most 2 variances away from the merged model's; received 3"
+    )
+    assert gate.judge(settings.Gate(largest_dissimilarity=4.0), **figures).accepted
+
+
+def test_model_that_is_bad_as_well_is_not_only_dissimilar() -> None:
+    rules = settings.Gate(largest_dissimilarity=2.0)
+    verdict = gate.judge(rules, now={"new": 0.1}, before={}, finetuned={"new": 0.9}, dissimilarity={"new": 3.0})
+    assert not verdict.only_dissimilar
+    assert len(verdict.broken) == 2

@@ -156,3 +156,77 @@ def test_cost_that_is_not_finite_is_refused() -> None:
 def test_clouds_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="expected two clouds of shape"):
         transport.squared_distances(cloud(3, 4), cloud(3, 5))
+
+
+def test_unbalanced_coupling_agrees_with_pot(rng) -> None:
+    from ot.unbalanced import sinkhorn_unbalanced
+
+    x, y = rng.normal(size=(7, 3)), rng.normal(size=(5, 3)) + 1
+    cost = ((x[:, None] - y[None]) ** 2).sum(-1)
+    found = transport.unbalanced_coupling(cost, epsilon=0.8, reach=1.5, tolerance=1e-12, max_iterations=5000)
+    theirs = sinkhorn_unbalanced(
+        np.full(7, 1 / 7), np.full(5, 1 / 5), cost, 0.8, 1.5, reg_type="kl", stopThr=1e-14, numItermax=20_000
+    )
+    assert found.converged
+    np.testing.assert_allclose(found.plan, theirs, rtol=1e-6)
+
+
+def test_unbalanced_with_a_great_reach_is_balanced(rng) -> None:
+    x, y = torch.from_numpy(rng.normal(size=(8, 3))), torch.from_numpy(rng.normal(size=(8, 3)) + 0.5)
+    options = {"epsilon": 0.5, "tolerance": 1e-12, "max_iterations": 20_000}
+    balanced = transport.sinkhorn_divergence(x, y, **options)
+    assert float(transport.unbalanced_divergence(x, y, reach=1e6, **options)) == pytest.approx(
+        float(balanced), rel=1e-4
+    )
+
+
+def test_unbalanced_leaves_what_lies_too_far_away(rng) -> None:
+    """One point of each cloud is an outlier: balanced transport moves its whole mass, unbalanced next to none of it."""
+    x = rng.normal(size=(10, 2)) * 0.1
+    y = rng.normal(size=(10, 2)) * 0.1
+    x[0] += 100
+    cost = ((x[:, None] - y[None]) ** 2).sum(-1)
+    balanced = transport.sinkhorn_coupling(cost, epsilon=0.5)
+    unbalanced = transport.unbalanced_coupling(cost, epsilon=0.5, reach=1.0)
+    assert balanced.plan[0].sum() == pytest.approx(0.1, rel=1e-3)
+    assert unbalanced.plan[0].sum() < 1e-6
+    assert unbalanced.plan[1:].sum() > 0.8
+
+
+def test_unbalanced_divergence_is_zero_for_equal_clouds_and_its_gradient_is_that_of_its_value(rng) -> None:
+    x, y = torch.from_numpy(rng.normal(size=(6, 2))), torch.from_numpy(rng.normal(size=(6, 2)) + 1)
+    options = {"reach": 0.7, "tolerance": 1e-13, "max_iterations": 20_000}
+    assert float(transport.unbalanced_divergence(x, x, epsilon=0.3, **options)) == pytest.approx(0, abs=1e-9)
+    scale = float(transport.squared_distances(x, y).mean())
+
+    def value(points: torch.Tensor) -> torch.Tensor:
+        relative = scale / float(
+            transport.squared_distances(points, y).mean().detach()
+        )  # one epsilon in absolute units
+        return transport.unbalanced_divergence(
+            points, y, epsilon=0.3 * relative, reach=0.7 * relative, tolerance=1e-13, max_iterations=20_000
+        )
+
+    points = x.clone().requires_grad_()
+    value(points).backward()
+    step = 1e-5
+    for place in ((0, 0), (3, 1)):
+        moved = [x.clone(), x.clone()]
+        moved[0][place] += step
+        moved[1][place] -= step
+        numeric = (float(value(moved[0])) - float(value(moved[1]))) / (2 * step)
+        assert float(points.grad[place]) == pytest.approx(numeric, rel=1e-4, abs=1e-7)
+
+
+def test_unbalanced_needs_positive_settings(rng) -> None:
+    with pytest.raises(ValueError, match="expected epsilon > 0 and reach > 0"):
+        transport.unbalanced_coupling(np.ones((2, 2)), epsilon=0.1, reach=0)
+
+
+def test_dissimilarity_has_no_unit_and_grows_with_the_distance(rng) -> None:
+    y = torch.from_numpy(rng.normal(size=(40, 4)))
+    near, far = (transport.dissimilarity(y + shift, y, epsilon=0.05) for shift in (0.5, 2.0))
+    assert 0 < near < far
+    assert transport.dissimilarity(1000 * (y + 2.0), 1000 * y, epsilon=0.05) == pytest.approx(far, rel=1e-3)
+    assert transport.dissimilarity(y, y, epsilon=0.05) == pytest.approx(0, abs=1e-6)
+    assert transport.dissimilarity(y, torch.ones(5, 4, dtype=y.dtype), epsilon=0.05) == float("inf")

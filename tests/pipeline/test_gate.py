@@ -91,3 +91,28 @@ def test_override_is_recorded_with_name_and_reason(otmf, root, refused, tmp_path
     assert "third onboarded as" in done.stdout
     last = json.loads((root / "data/history.jsonl").read_text().splitlines()[-1])
     assert (last["action"], last["by"], last["reason"]) == ("overridden", "ada", "a trial")
+
+
+@pytest.mark.parametrize("way", ["quarantine", "unbalanced"])
+def test_task_too_unlike_the_others(otmf, root, tmp_path, way) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(root), str(copy)], check=True)
+    line = workspace.open_line(copy)
+    document = workspace.read_params(line)
+    document["gate"] = {"least_of_finetuned": 0.0, "largest_drop": 1, "largest_average_drop": 1, "largest_dissimilarity": 1e-6,
+                        "dissimilar": way}  # fmt: skip
+    workspace.write_params(line, document)
+    workspace.commit(copy, "Bound the dissimilarity")
+    card = makers.card(tmp_path / "cards", "unlike", seed=7)
+    if way == "quarantine":
+        said = otmf("onboard", card, "--line", copy, code=1).stderr
+        assert "expected features of unlike at most 1e-06 variances away from the merged model's; received" in said
+        assert "the attempt is kept as branch quarantined/unlike; a person decides" in said
+        assert "In quarantine: unlike" in otmf("status", "--line", copy).stdout
+        otmf("promote", "unlike", "--reason", "it is wanted", "--line", copy)
+    else:
+        said = otmf("onboard", card, "--line", copy).stdout
+        assert "s02 is merged again with unbalanced transport, reach 0.5" in said
+        assert workspace.params(line).steps["s02"].merge.reach == 0.5
+    assert "unlike" in workspace.params(line).tasks
+    assert workspace.kept(line).get("unlike") is None
