@@ -12,7 +12,7 @@ from torch import Tensor
 
 from otmf import backbones, fusion, memory, methods, settings, task_vectors, transport
 
-COMPARED = 128  # images that the dissimilarity of a new task is measured on
+COMPARED = 64  # images that the dissimilarity of a new task is measured on
 
 
 @dataclass(frozen=True)
