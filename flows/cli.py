@@ -135,9 +135,24 @@ def deploy(
                 found, sweep_seconds=sweep, retrain_cron=retrain_cron, with_agents=agents, notify=notify
             )
         out.print(f"Registered: {', '.join(names)}")
-        out.print("Start a worker with: prefect worker start --pool cpu --type process")
+        out.print(f"Start a worker with: {_me()} worker")
         if agents:
-            out.print("and on each agent: OTMF_LINE=ITS_CLONE prefect worker start --pool gpu --type process")
+            out.print(f"and on each agent: OTMF_LINE=ITS_CLONE {_me()} worker --pool gpu")
+
+
+@app.command()
+def worker(
+    pool: Annotated[str, typer.Option(help="Work pool: cpu where the line lies, gpu on an agent.")] = "cpu",
+    limit: Annotated[int | None, typer.Option(min=1, help="Runs at a time; as many as there are otherwise.")] = None,
+) -> None:
+    """Start a Prefect worker with a warm interpreter for its stages (seconds less for each); ends with ctrl-C or SIGTERM."""
+    from flows import server, warm
+
+    with _clear_failures():
+        server.require_named()
+        with warm.interpreter() as environment:
+            code = server.work(pool, limit, environment)
+    raise typer.Exit(code)
 
 
 @app.command()

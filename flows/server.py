@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -118,6 +119,15 @@ def reached(line: layout.Layout) -> Iterator[None]:
         ConnectionError: if none is named, or it does not answer.
     """
     _settings(line)
+    require_named()
+    try:
+        yield
+    finally:
+        _deliver()
+
+
+def require_named() -> None:
+    """Raises ConnectionError if PREFECT_API_URL names no server, or one that does not answer."""
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise ConnectionError(
@@ -125,10 +135,29 @@ def reached(line: layout.Layout) -> Iterator[None]:
             "start` and set it, or use `otmf onboard`, which needs none"
         )
     require(url)
+
+
+def work(pool: str, limit: int | None, extra: Mapping[str, str]) -> int:
+    """Runs a Prefect worker of a pool until it ends or this process is asked to; returns its exit code.
+
+    Args:
+        pool: whose runs it takes.
+        limit: how many at a time; None for any number.
+        extra: further environment of its runs.
+    """
+    bound = ["--limit", str(limit)] if limit else []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", *bound],
+        env=process.environment(extra),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=process.die_with_parent,
+    )
     try:
-        yield
+        return worker.wait()
     finally:
-        _deliver()
+        process.end(worker)
 
 
 def _settings(line: layout.Layout) -> Path:

@@ -129,7 +129,7 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
 
 def worker(folder: Path, pool: str, **environment: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """A worker with a home of its own."""
-    command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", folder.name]
+    command = ["flows.cli", "worker", "--pool", pool]
     own = {"HOME": str(folder), "PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     return running(command, folder, **own, **environment)
 
