@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--single", type=int, default=10)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="otmf-burst-"))
-    line = layout.Layout(makers.line(folder / "small"))
+    line = bench_recovery.lenient(folder / "small")
     cards = [
         makers.card(folder / "cards" / f"task_{number:02d}", f"task_{number:02d}", seed=number)
         for number in range(1, given.cards + given.single + 1)

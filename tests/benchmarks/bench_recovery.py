@@ -211,9 +211,19 @@ def digests(line: layout.Layout) -> dict[str, str]:
     return {step: lineage.digest(line.merged(step)) + lineage.digest(line.heads(step)) for step in order}
 
 
+def lenient(folder: Path) -> layout.Layout:
+    """A small line whose gate lets everything through: its tasks are too small to judge."""
+    line = layout.Layout(makers.line(folder))
+    document = workspace.read_params(line)
+    document["gate"] = {"least_of_finetuned": 0, "largest_drop": 1, "largest_average_drop": 1}
+    workspace.write_params(line, document)
+    workspace.commit(line.root, "Let everything through")
+    return line
+
+
 def undisturbed(folder: Path, cards: list[Path]) -> layout.Layout:
     """A line that got the same tasks in the same order by the command."""
-    line = layout.Layout(makers.line(folder / "small"))
+    line = lenient(folder / "small")
     otmf = str(Path(sys.executable).parent / "otmf")
     with warm.interpreter() as stages, server.own(folder / "prefect") as url:
         env = {**process.environment(), **stages, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
@@ -231,7 +241,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="otmf-recovery-"))
     rng = random.Random(given.seed)
-    line = layout.Layout(makers.line(folder / "small"))
+    line = lenient(folder / "small")
     cards = [
         makers.card(folder / "cards", f"task_{number:02d}", seed=number, merge={"steps": 300})
         for number in range(1, given.kills + 1)
