@@ -111,9 +111,12 @@ def submit(
 @app.command()
 def deploy(
     line: LineOption = Path(),
-    sweep: Annotated[int, typer.Option(min=5, help="Seconds between looks at the inbox.")] = 60,
+    sweep: Annotated[
+        int | None, typer.Option(min=5, help="Seconds between looks at the inbox; as prefect.yaml says otherwise.")
+    ] = None,
     retrain_cron: Annotated[
-        str | None, typer.Option(help="When to retrain what changed, such as '0 3 * * *'; only on events otherwise.")
+        str | None,
+        typer.Option(help="When to retrain what changed, such as '0 3 * * *'; as prefect.yaml says otherwise."),
     ] = None,
     agents: Annotated[
         bool,
@@ -123,7 +126,7 @@ def deploy(
         str | None, typer.Option(help="Address of a webhook to call for each run that fails or is refused.")
     ] = None,
 ) -> None:
-    """Register the line on the Prefect server of PREFECT_API_URL: work pools, deployments, schedules, triggers."""
+    """Register the line on the Prefect server of PREFECT_API_URL: work pools, the deployments of its prefect.yaml, automations."""
     from flows import server, workspace
 
     with _clear_failures():
@@ -255,7 +258,7 @@ def status(
             return
         stale = repro.stale(found.root)
         out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
-        out.print(f"Tracking: {_me('mlflow')} ui --backend-store-uri {tracking.uri(found)}")
+        out.print(f"Tracking: {_me('mlflow')} ui --backend-store-uri {errors.without_secrets(tracking.uri(found))}")
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""A line on a Prefect server: work pools, deployments, schedules, triggers, automations. Done again, it changes nothing."""
+"""A line on a Prefect server: work pools, the deployments of prefect.yaml, automations. Done again, it changes nothing."""
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from uuid import UUID
 
@@ -10,41 +11,41 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
-from prefect.deployments.runner import EntrypointType
-from prefect.events import DeploymentEventTrigger, EventTrigger, Posture
+from prefect.events import EventTrigger, Posture
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.exceptions import ObjectAlreadyExists
+from ruamel.yaml import YAML
 
-from flows import agents, arrival, retrain, workspace
+from flows import agents, process, workspace
 from otmf import layout
 
 POOLS = {"cpu": "Everything but training and merging.", agents.POOL: "Fine-tuning, merging and head tuning."}
-DATA_CHANGED = "otmf.data.changed"
-HEARTBEAT, SILENCE = 30, timedelta(seconds=90)
-_MODULE = {"entrypoint_type": EntrypointType.MODULE_PATH}
-_HEARTBEAT = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT)}}
+FILE = "prefect.yaml"
+FLOWS = ("arrive", "sweep", "retrain", "stage")
+SILENCE = timedelta(seconds=90)
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", agents.REFUSED)
 
 
 def register(
     line: layout.Layout,
     *,
-    sweep_seconds: int,
+    sweep_seconds: int | None,
     retrain_cron: str | None,
     with_agents: bool = False,
     notify: str | None = None,
 ) -> list[str]:
-    """Registers pools, deployments and automations of a line; returns the deployments' names.
+    """Registers pools, the deployments of the line's prefect.yaml, and automations; returns the deployments' names.
 
     Args:
-        line: the folder; its path is a parameter of every deployment, so that no event can name another.
-        sweep_seconds: how often the inbox is looked at.
-        retrain_cron: when to retrain what changed; None: only when an event says so.
+        line: the folder; its path is a parameter of its deployments, so that no event can name another.
+        sweep_seconds: how often the inbox is looked at; None: as prefect.yaml says.
+        retrain_cron: when to retrain what changed; None: as prefect.yaml says.
         with_agents: whether heavy stages go to workers of the pool `gpu`, each with a clone of its own.
         notify: address of a webhook that is told of every run that failed or was refused; None for none.
 
     Raises:
         WorkspaceError: if agents are asked for and the line has not the remotes they need.
+        ProcessError: if prefect.yaml does not hold up.
     """
     if with_agents:
         agents.require(line)
@@ -52,31 +53,43 @@ def register(
     with get_client(sync_client=True) as client:
         for pool, description in POOLS.items():
             _pool(client, pool, description)
-    root = {"root": str(line.root.resolve())}
-    about = {"prefect.resource.id": arrival.resource(name)}
-    submitted = DeploymentEventTrigger(
-        name=f"{arrival.EVENT} {name}",
-        expect={arrival.EVENT},
-        match=about,
-        parameters={"submission": "{{ event.payload.submission | default('', true) }}"},
-    )
-    changed = DeploymentEventTrigger(name=f"{DATA_CHANGED} {name}", expect={DATA_CHANGED}, match=about)
-    own = {"env": {**_HEARTBEAT["env"], agents.ASKED: agents.POOL}} if with_agents else _HEARTBEAT
-    deployments = [
-        arrival.arrive.to_deployment(name=name, parameters=root, triggers=[submitted], job_variables=own, **_MODULE),
-        arrival.sweep.to_deployment(name=name, parameters=root, interval=sweep_seconds, job_variables=own, **_MODULE),
-        retrain.retrain.to_deployment(
-            name=name, parameters=root, triggers=[changed], cron=retrain_cron, job_variables=own, **_MODULE
-        ),
-    ]
-    ids = [deployment.apply(work_pool_name="cpu") for deployment in deployments]
-    if with_agents:
-        deployments.append(agents.stage.to_deployment(name=name, job_variables=_HEARTBEAT, **_MODULE))
-        ids.append(deployments[-1].apply(work_pool_name=agents.POOL))
-        _automate(_crash_the_silent(name, ids[-1]))
+        values = {
+            "OTMF_NAME": name,
+            "OTMF_ROOT": str(line.root.resolve()),
+            "OTMF_AGENTS": agents.POOL if with_agents else "",
+        }
+        _deploy(line, _schedules(sweep_seconds, retrain_cron), values)
+        names = [f"{flow}/{name}" for flow in FLOWS]
+        ids = [client.read_deployment_by_name(found).id for found in names]
+    _automate(_crash_the_silent(name, ids[-1]))
     if notify is not None:
         _automate(_notification(name, ids, notify))
-    return [f"{deployment.flow_name}/{name}" for deployment in deployments]
+    return names
+
+
+def _schedules(sweep_seconds: int | None, retrain_cron: str | None) -> dict[str, list[dict[str, object]]]:
+    """Entry point -> its schedules, where they are not those of prefect.yaml."""
+    given: dict[str, list[dict[str, object]]] = {}
+    if sweep_seconds is not None:
+        given["flows.arrival.sweep"] = [{"interval": sweep_seconds}]
+    if retrain_cron is not None:
+        given["flows.retrain.retrain"] = [{"cron": retrain_cron, "active": True}]
+    return given
+
+
+def _deploy(line: layout.Layout, schedules: dict[str, list[dict[str, object]]], values: dict[str, str]) -> None:
+    """Calls `prefect deploy --all` with the line's own prefect.yaml, or the template's where it has none."""
+    own, filled = line.root / FILE, line.private / FILE
+    yaml = YAML(typ="safe")
+    document = yaml.load((own if own.is_file() else workspace.template() / FILE).read_text(encoding="utf-8"))
+    for found in document["deployments"]:
+        if found["entrypoint"] in schedules:
+            found["schedules"] = schedules[found["entrypoint"]]
+    filled.parent.mkdir(exist_ok=True)
+    with filled.open("w", encoding="utf-8") as stream:
+        yaml.dump(document, stream)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(filled)]
+    process.run(command, folder=line.root, extra=values)
 
 
 def _pool(client: SyncPrefectClient, name: str, description: str) -> None:

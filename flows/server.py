@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
 import httpx
 
 from flows import process
-from otmf import layout
+from otmf import errors, layout
 
 PATIENCE = 180.0
 
@@ -29,11 +30,28 @@ def answers(url: str) -> bool:
 
 
 def require(url: str) -> None:
-    """Raises ConnectionError if no Prefect server answers at an API address."""
+    """Refuses to go on without a Prefect server of our version that lets us in.
+
+    Raises:
+        ConnectionError: if none answers at an API address, or it is not that.
+    """
+    shown = errors.without_secrets(url)
     if not answers(url):
         raise ConnectionError(
-            f"expected a Prefect server at {url}; received no answer from one; start it with `prefect server start`, or unset "
+            f"expected a Prefect server at {shown}; received no answer from one; start it with `prefect server start`, or unset "
             "PREFECT_API_URL"
+        )
+    user, _, secret = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    found = httpx.get(f"{url.rstrip('/')}/admin/version", auth=(user, secret) if user else None, timeout=30)
+    if found.status_code == httpx.codes.UNAUTHORIZED:
+        raise ConnectionError(
+            f"expected to be let in by the Prefect server at {shown}; received 401 Unauthorized; set PREFECT_API_AUTH_STRING to what "
+            "the server's PREFECT_SERVER_API_AUTH_STRING is"
+        )
+    theirs, ours = str(found.json()), metadata.version("prefect")
+    if theirs.split(".")[:2] != ours.split(".")[:2]:
+        raise ConnectionError(
+            f"expected a Prefect server of version {ours} at {shown}; received {theirs}; install the same version on both sides"
         )
 
 

@@ -23,7 +23,7 @@ from otmf import cards, gathering, layout, settings
 _OF_STEP = ("merge-step", "head-tune", "evaluate")
 REMOTE = "origin"
 KEPT = ("rejected", "quarantined")
-TEMPLATE = ("dvc.yaml", "params.yaml", "data/backbones")
+TEMPLATE = ("dvc.yaml", "params.yaml", "prefect.yaml", "data/backbones")
 IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/data/inbox/\n/report.html\n"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def sentence(error: BaseException) -> str:
     """What was expected, what was received and what to do, on one line.
@@ -21,10 +23,15 @@ def sentence(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def without_secrets(text: str) -> str:
+    """A text with the user and password of every address in it left out."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+
+
 def no_tracking_store(where: str, error: BaseException) -> str:
     """The sentence for a tracking store that fails, whatever the failure was."""
-    reason = " ".join(str(error).split())[:160]
+    reason = without_secrets(" ".join(str(error).split()))[:160]
     return (
-        f"expected a tracking store at {where}; received no answer ({reason}); start it, or unset MLFLOW_TRACKING_URI to "
+        f"expected a tracking store at {without_secrets(where)}; received no answer ({reason}); start it, or unset MLFLOW_TRACKING_URI to "
         "use the line's own file"
     )
