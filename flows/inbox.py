@@ -237,12 +237,12 @@ def _card(folder: Path) -> Path:
     found = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
     if len(found) != 1:
         raise cards.CardError(
-            f"expected one card (YAML) in {folder.name}; received {len(found)}; submit one task per folder"
+            f"expected one card (YAML) in the submission; received {len(found)}; submit one task per folder"
         )
     for path in [folder, *folder.rglob("*")]:
         if path.is_symlink():
             raise cards.CardError(
-                f"expected files in {folder.name}; received the link {path.name}; put the file itself there"
+                f"expected files in the submission; received the link {path.name}; put the file itself there"
             )
     card = cards.read(found[0])
     named = [] if card.source == "embedded" else [card.path]
