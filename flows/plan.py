@@ -100,8 +100,7 @@ def changed(line: layout.Layout) -> dict[str, str]:
 
 def timed(wanted: Mapping[str, str], store: tracking.Store) -> list[Planned]:
     """The plan, with the seconds of each stage's last run in the tracking store."""
-    found = []
-    for stage, why in wanted.items():
-        seconds = tracking.seconds(store, stage)
-        found.append(Planned(stage, why, None if seconds is None else seconds + OVERHEAD))
-    return found
+    seconds = tracking.seconds(store, wanted)
+    return [
+        Planned(stage, why, seconds[stage] + OVERHEAD if stage in seconds else None) for stage, why in wanted.items()
+    ]

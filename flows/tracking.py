@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from flows import process, workspace
 from otmf import errors, layout
 
 _PARENT = ".parent.json"
+PAGE = 500
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
@@ -73,15 +74,29 @@ def link(store: Store, parent: str, stage: str, tag: str, digest: str) -> None:
             store.client.set_tag(parent, f"restored.{stage.replace('@', '.')}", found[0].info.run_id)
 
 
-def seconds(store: Store, stage: str) -> float | None:
-    """How long a stage's own work took when it last ran; None if it never did."""
-    name, _, key = stage.partition("@")
-    wanted = f"tags.stage = '{name.replace('-', '_')}' and tags.key = '{key}'"
+def seconds(store: Store, stages: Collection[str]) -> dict[str, float]:
+    """Stage -> how long its own work took when it last ran; those that never did are left out."""
+    missing, found, token = set(stages), {}, None
     with answering(store.uri):
-        found = store.client.search_runs(
-            [store.experiment], filter_string=wanted, max_results=1, order_by=["attributes.start_time DESC"]
-        )
-    return found[0].data.metrics.get("seconds") if found else None
+        while missing:
+            page = store.client.search_runs(
+                [store.experiment], max_results=PAGE, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            for run in page:
+                name = _stage(run.data.tags)
+                if name in missing and "seconds" in run.data.metrics:
+                    missing.remove(name)
+                    found[name] = run.data.metrics["seconds"]
+            token = page.token
+            if not token:
+                break
+    return found
+
+
+def _stage(tags: Mapping[str, str]) -> str:
+    """The name in dvc.yaml of the stage that a run was of; empty for a parent run."""
+    name, key = tags.get("stage", "").replace("_", "-"), tags.get("key", "")
+    return f"{name}@{key}" if key else name
 
 
 def finish(store: Store, parent: str, *, metrics: dict[str, float], tags: dict[str, str], failed: bool = False) -> None:

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+from mlflow.entities import Metric
+
+from flows import tracking
+from otmf import layout
+
+
+@pytest.fixture
+def line(tmp_path, monkeypatch) -> layout.Layout:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return layout.Layout(tmp_path)
+
+
+def ran(store: tracking.Store, stage: str, key: str, seconds: float, start: int) -> None:
+    run = store.client.create_run(store.experiment, start_time=start, tags={"stage": stage, "key": key}).info.run_id
+    store.client.log_batch(run, metrics=[Metric("seconds", seconds, start, 0)])
+
+
+def test_seconds_are_those_of_each_stages_last_run(line, monkeypatch) -> None:
+    monkeypatch.setattr(tracking, "PAGE", 2)  # several pages
+    store = tracking.prepare(line, "small")
+    tracking.begin(store, "onboard", "birds", {})
+    for start, seconds in ((1, 5.0), (3, 7.0), (2, 6.0)):
+        ran(store, "merge_step", "s01", seconds, start)
+    ran(store, "pretrained", "", 9.0, 4)
+    asked = ["pretrained", "merge-step@s01", "evaluate@s01"]
+    assert tracking.seconds(store, asked) == {"pretrained": 9.0, "merge-step@s01": 7.0}
+
+
+def test_end_of_a_parent_run_is_told_when_the_store_is_back(line) -> None:
+    store = tracking.prepare(line, "small")
+    parent = tracking.begin(store, "onboard", "birds", {})
+    assert not tracking.catch_up(line, store)
+    tracking.finish_later(line, parent, metrics={"acc": 0.5}, tags={"version": "v1"})
+    assert tracking.catch_up(line, store)
+    run = store.client.get_run(parent)
+    assert (run.info.status, run.data.metrics["acc"], run.data.tags["version"]) == ("FINISHED", 0.5, "v1")
+    assert not tracking.catch_up(line, store)
