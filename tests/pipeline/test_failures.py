@@ -214,6 +214,7 @@ def test_interrupt_in_the_middle_of_a_stage(onboarded, prefect_server, warm_inte
     running = subprocess.Popen(
         command, env=process.environment({"PREFECT_API_URL": prefect_server, **warm_interpreter}), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
     )  # fmt: skip
     text = []
     for line in running.stdout:
