@@ -26,7 +26,7 @@ pytestmark = pytest.mark.pipeline
 @pytest.fixture(scope="module")
 def root(otmf, tmp_path_factory) -> Path:
     root = makers.line(tmp_path_factory.mktemp("arrivals") / "watched")
-    said = otmf("deploy", "--line", root, "--sweep", "5").stdout
+    said = otmf("deploy", "--line", root, "--sweep", "20").stdout
     assert "Registered: arrive/watched, sweep/watched, retrain/watched" in " ".join(said.split())
     return root
 

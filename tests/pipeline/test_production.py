@@ -64,7 +64,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
     ):
         servers = {"PREFECT_API_URL": prefect, "MLFLOW_TRACKING_URI": mlflow}
         found = Site(prefect, mlflow, layout.Layout(root), bare, agents, called)
-        found.otmf("deploy", "--sweep", 10, "--agents", "--notify", address)
+        found.otmf("deploy", "--sweep", 20, "--agents", "--notify", address)
         with (
             production.worker(folder / "coordinator" / "worker", "cpu", **servers),
             production.agent(agents[0], bare, **servers),
