@@ -147,8 +147,7 @@ def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefec
     engine.kill()
     wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 10)
     wait_for(merging)
-    wait_for(lambda: tasks(root) == [*known, "owl"])
-    assert not inbox.waiting(layout.Layout(root))
+    wait_for(lambda: tasks(root) == [*known, "owl"] and not inbox.waiting(layout.Layout(root)))
     wait_for(lambda: "CRASHED" in {run["state_type"] for run in runs(prefect_server, "arrive")})
     subjects = workspace.git(root, "log", "--format=%s").splitlines()
     assert sum(subject.startswith("Onboard owl") for subject in subjects) == 1
