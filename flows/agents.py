@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -19,9 +18,9 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
-from flows import process, repro, workspace
+from flows import failures, logs, process, remotes, repro, workspace
 from flows.release import release
-from otmf import cards, errors, layout, settings
+from otmf import errors, layout, settings
 
 POOL = "gpu"
 HEAVY = ("pretrained", "finetune", "merge-step", "head-tune")
@@ -33,7 +32,6 @@ TOLD = ("OTMF_PARENT_RUN", "OTMF_COMMIT")  # all an agent takes over of its coor
 REFUSED = "Refused"
 ATTEMPT = "refs/otmf/attempts/{}"
 _COMMIT, _STAGE = re.compile(r"[0-9a-f]{40}"), re.compile(r"[a-z][a-z-]*(@[a-z0-9][a-z0-9_-]*)?")
-_GONE = (workspace.WorkspaceError, process.ProcessError, cards.CardError, settings.SettingsError, ValueError, OSError)
 
 
 def wanted(stage: str) -> bool:
@@ -47,9 +45,9 @@ def require(line: layout.Layout) -> None:
     Raises:
         WorkspaceError: if it lacks a git remote or a DVC remote.
     """
-    if not workspace.has_remote(line) or not repro.has_remote(line.root):
+    if not remotes.has_remote(line) or not repro.has_remote(line.root):
         raise workspace.WorkspaceError(
-            f"expected a git remote {workspace.REMOTE} and a default DVC remote, by which agents get at their work; received a line "
+            f"expected a git remote {remotes.REMOTE} and a default DVC remote, by which agents get at their work; received a line "
             "without; add them with `git remote add` and `dvc remote add --default`, and commit .dvc/config"
         )
 
@@ -64,7 +62,7 @@ def hand_over(clone: layout.Layout, stage: str, extra: dict[str, str], *, force:
         return "unchanged"
     params = workspace.params(clone)
     repro.push(clone.root, _inputs(clone, params, stage))
-    commit = workspace.offer(clone, ATTEMPT)
+    commit = remotes.offer(clone, ATTEMPT)
     asked = {
         "line_name": params.line,
         "commit": commit,
@@ -74,14 +72,14 @@ def hand_over(clone: layout.Layout, stage: str, extra: dict[str, str], *, force:
         "force": force,
     }
     found = _ask(asked, f"{commit} {stage}" + (f" {flow_run.id}" if force else ""))
-    workspace.take_over(clone, _result(commit, stage), ("dvc.lock", "data/results/"))
+    remotes.take_over(clone, _result(commit, stage), ("dvc.lock", "data/results/"))
     repro.pull(clone.root, [stage])
     left = repro.stale(clone.root, [stage])
     if left:
         raise process.ProcessError(
             f"expected {stage} to be up to date after its agent handed it over; received {', '.join(left)} as stale; see run {found.name}"
         )
-    workspace.withdraw(clone, ATTEMPT.format(commit), _result(commit, stage))
+    remotes.withdraw(clone, ATTEMPT.format(commit), _result(commit, stage))
     return "ran" if found.state.message == "ran" else "restored"
 
 
@@ -99,7 +97,7 @@ def _ask(asked: dict, key: str) -> FlowRun:
             raise process.ProcessError(said, lasting=True)
         get_run_logger().warning(f"{asked['stage']}: agent {attempt} of {TRIES}: {said}")
     raise process.ProcessError(
-        f"expected an agent of pool {POOL} to run {asked['stage']}; received {said} in {TRIES} tries; see the log of `prefect worker` on the "
+        f"expected an agent of pool {POOL} to run {asked['stage']}; received {said} in {TRIES} tries; see the log of `otmf worker` on the "
         "agents"
     )
 
@@ -113,7 +111,7 @@ def stage(line_name: str, commit: str, stage: str, release: str, told: dict[str,
     """
     try:
         return Completed(message=_run(line_name, commit, stage, release, told, force))
-    except _GONE as error:
+    except failures.EXPECTED as error:
         lasting = getattr(error, "lasting", isinstance(error, (ValueError, Mismatch)))
         return Failed(name=REFUSED if lasting else "Failed", message=errors.sentence(error))
 
@@ -130,13 +128,13 @@ def _run(line_name: str, commit: str, stage: str, wanted: str, told: dict[str, s
         )
     name = f"{commit[:12]}-{stage.replace('@', '-')}"
     with workspace.locked(line, patience=3600, name=f"agent-{name}"):
-        workspace.fetch(line, ATTEMPT.format(commit))
+        remotes.fetch(line, ATTEMPT.format(commit))
         clone = workspace.begin(line, name, commit=commit)
         repro.pull(clone.root, _inputs(clone, workspace.params(clone), stage))
         extra = {key: str(told[key]) for key in TOLD if key in told}
-        outcome = repro.stage(clone.root, stage, log=_log(), extra=extra, force=bool(force), pull=True)
+        outcome = repro.stage(clone.root, stage, log=logs.lines(), extra=extra, force=bool(force), pull=True)
         repro.push(clone.root, [stage], runs=True)
-        workspace.offer(clone, _result(commit, stage))
+        remotes.offer(clone, _result(commit, stage))
         shutil.rmtree(clone.root)
     return outcome
 
@@ -149,11 +147,6 @@ def _result(commit: str, stage: str) -> str:
 def refusing() -> dict[str, str]:
     """The environment of stages on a coordinator: it does not compute what agents are for."""
     return {REFUSES: ",".join(HEAVY)} if os.environ.get(ASKED) else {}
-
-
-def _log() -> Callable[[str], None]:
-    log = get_run_logger()
-    return lambda text: log.info(text) if text.strip() else None
 
 
 def _home(line_name: str, wanted: str) -> layout.Layout:

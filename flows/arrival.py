@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows import attempt, inbox, process, recovery, registry, workspace
+from flows import attempt, failures, inbox, process, recovery, registry, workspace
 from flows.onboard import Onboarded, ahead, onboard
 from otmf import errors, layout
 
@@ -76,7 +76,7 @@ def sweep(root: str) -> list[str]:
 def _catch_up(line: layout.Layout) -> None:
     try:
         registry.catch_up(line)
-    except attempt.EXPECTED as error:
+    except failures.EXPECTED as error:
         get_run_logger().warning(errors.sentence(error))
 
 
@@ -88,7 +88,7 @@ def _ahead(line: layout.Layout, name: str) -> None:
             if place is not None and not place.trained:
                 ahead(line, inbox.card(line, name), f"ahead-{name}")
                 inbox.note_trained(line, name)
-    except attempt.EXPECTED as error:  # it will say so again when its turn comes
+    except failures.EXPECTED as error:  # it will say so again when its turn comes
         get_run_logger().warning(f"{name}: {errors.sentence(error)}")
 
 
@@ -105,7 +105,7 @@ def _deal(line: layout.Layout, name: str) -> Onboarded | None:
         if place.number <= own.number and (place.due <= now or other == name):
             try:
                 found = _onboard(line, other)
-            except attempt.EXPECTED as error:
+            except failures.EXPECTED as error:
                 if other == name:
                     raise
                 get_run_logger().error(f"{other}: {errors.sentence(error)}")
@@ -113,15 +113,23 @@ def _deal(line: layout.Layout, name: str) -> Onboarded | None:
 
 
 def _onboard(line: layout.Layout, name: str) -> Onboarded:
-    with workspace.locked(line, patience=PATIENCE, name=f"ahead-{name}"):
-        try:
-            found = onboard(str(line.root), str(inbox.card(line, name)), patience=PATIENCE, replace=True)
-        except attempt.EXPECTED as error:
-            if _lasting(error) or not inbox.postpone(line, name, errors.sentence(error)):
-                inbox.put_aside(line, name, "refused", errors.sentence(error))
-            raise
-        inbox.put_aside(line, name, "arrived", f"onboarded as {found.step}")
-    (line.private / f"ahead-{name}").unlink(missing_ok=True)
+    lock = f"ahead-{name}"
+    try:
+        with workspace.locked(line, patience=PATIENCE, name=lock):
+            return _dealt_with(line, name)
+    finally:
+        if inbox.place(line, name) is None:
+            (line.private / lock).unlink(missing_ok=True)
+
+
+def _dealt_with(line: layout.Layout, name: str) -> Onboarded:
+    try:
+        found = onboard(str(line.root), str(inbox.card(line, name)), patience=PATIENCE, replace=True)
+    except failures.EXPECTED as error:
+        if _lasting(error) or not inbox.postpone(line, name, errors.sentence(error)):
+            inbox.put_aside(line, name, "refused", errors.sentence(error))
+        raise
+    inbox.put_aside(line, name, "arrived", f"onboarded as {found.step}")
     return found
 
 

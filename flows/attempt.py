@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import agents, process, progress, registry, repro, tracking, versions, workspace
-from otmf import cards, errors, gate, layout, lineage, settings
+from flows import agents, git, kept, logs, progress, registry, repro, tracking, versions, workspace
+from otmf import errors, gate, layout, lineage, settings
 
 
 class Refused(workspace.WorkspaceError):
@@ -56,7 +54,7 @@ class Concluded:
 def tracked(line: layout.Layout, kind: str, name: str, tags: dict[str, str]) -> Iterator[tuple[tracking.Store, str]]:
     """The tracking store and a parent run in it, which ends as failed if the body does."""
     store = tracking.prepare(line, workspace.params(line).line)
-    head = workspace.git(line.root, "rev-parse", "HEAD").strip()
+    head = git.run(line.root, "rev-parse", "HEAD").strip()
     parent = tracking.begin(store, kind, name, {**tags, "git.commit": head})
     try:
         yield store, parent
@@ -125,7 +123,7 @@ def _merge_unbalanced(clone: layout.Layout, step: str, change: Change, extra: di
 
 def environment(line: layout.Layout, clone: layout.Layout, parent: str) -> dict[str, str]:
     """What the stages of an attempt are told: their parent run, the commit they stand on, the tracking store."""
-    commit = workspace.git(clone.root, "rev-parse", "HEAD").strip()
+    commit = git.run(clone.root, "rev-parse", "HEAD").strip()
     return {
         "OTMF_PARENT_RUN": parent,
         "OTMF_COMMIT": commit,
@@ -148,15 +146,13 @@ def accuracies(result: dict) -> dict[str, float]:
 @task(name="stage", cache_policy=NO_CACHE)
 def run_stage(line: layout.Layout, stage: str, extra: dict[str, str], force: bool = False) -> str:
     """One DVC stage as a process, its output in this run's log. Returns ran, restored or unchanged."""
-    log = get_run_logger()
-    show: Callable[[str], None] = lambda text: log.info(text) if text.strip() else None  # noqa: E731
-    with progress.noted(line, stage, show) as noted:
+    with progress.noted(line, stage, logs.lines()) as noted:
         if agents.wanted(stage):
             noted("handed to an agent")
             outcome = agents.hand_over(line, stage, extra, force=force)
         else:
             outcome = repro.stage(line.root, stage, log=noted, extra={**extra, **agents.refusing()}, force=force)
-    log.info(f"{stage}: {outcome}")
+    get_run_logger().info(f"{stage}: {outcome}")
     return outcome
 
 
@@ -190,7 +186,7 @@ def refuse(line: layout.Layout, clone: layout.Layout, change: Change, verdict: g
     reasons = "; ".join(finding.sentence() for finding in verdict.broken)
     aside = verdict.only_dissimilar and workspace.params(clone).gate.dissimilar == "quarantine"
     workspace.commit(clone.root, f"{'In quarantine' if aside else 'Refused'}: {change.subject}\n\n{reasons}")
-    branch = workspace.keep(line, clone, "quarantined" if aside else "rejected")
+    branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
     way = "a person decides:" if aside else "change the card or the gate, or"
     raise Refused(
         f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; {way} take it "
@@ -215,31 +211,8 @@ def accept(
     entry = versions.accept(clone, step=step, task=last, **decided)
     final = workspace.commit(clone.root, change.subject)
     trouble = workspace.land(line, clone, tag=versions.tag(entry.version))
-    workspace.drop_kept(line, change.name)
+    kept.drop(line, change.name)
     if trouble:
         get_run_logger().warning(trouble)
     get_run_logger().info(f"{change.subject}: line {line.root.name} is at {final[:12]}, {versions.describe(entry)}")
     return final, entry.version
-
-
-EXPECTED = (
-    cards.CardError,
-    settings.SettingsError,
-    workspace.WorkspaceError,
-    process.ProcessError,
-    ValueError,
-    OSError,
-)
-
-
-class _SaidOnce(logging.Filter):
-    """Leaves out what a flow's last line says again, and addresses of pages of a server that ends with the command."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
-            return False
-        return os.environ.get("PREFECT_UI_ENABLED") != "false" or not record.getMessage().startswith("View at ")
-
-
-for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
-    logging.getLogger(_name).addFilter(_SaidOnce())

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flows import repro, tracking, workspace
+from flows import git, repro, tracking, workspace
 from otmf import layout, settings
 
 FIRST_SEED = 42
@@ -48,7 +48,7 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None], extra: 
             params.defaults.merge,
             params.defaults.head_tune,
         )
-        commit = workspace.git(attempt.root, "rev-parse", "HEAD").strip()
+        commit = git.run(attempt.root, "rev-parse", "HEAD").strip()
         uri = tracking.uri(line)
         extra = {**extra, "OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
         repro.stage(attempt.root, f"{FOLDER}/dvc.yaml:compare", log=log, extra=extra)

@@ -15,7 +15,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import admission, attempt, plan, tracking, versions, workspace
+from flows import admission, attempt, plan, remotes, tracking, versions, workspace
 from otmf import cards, layout
 
 
@@ -69,7 +69,7 @@ def onboard(
     line, card = admission.open_all(Path(root), Path(card_path))
     with workspace.locked(line, patience=patience):
         workspace.require_clean(line)
-        workspace.synchronise(line)
+        remotes.synchronise(line)
         admission.require_ready(line, card, replace=replace)
         step, known = admission.place(workspace.params(line), card)
         tags = {"step": step, "card": Path(card_path).name}

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-TEMPORARY = 75  # exit code of a stage that its environment failed, as in sysexits.h; stages/_run.py has the same
+from otmf import errors
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 QUIET = {
@@ -119,13 +120,13 @@ def die_with_parent() -> None:
 def _lasting(lines: list[str]) -> bool:
     """Whether a stage refused what it was given: our sentence, and not the exit code of an environment that failed."""
     ours = any(line.startswith("otmf: ") for line in lines)
-    return ours and not any(line.endswith(f"exited with {TEMPORARY}") for line in lines)
+    return ours and not any(line.endswith(f"exited with {errors.TEMPORARY}") for line in lines)
 
 
 def _last_sentence(lines: list[str], arguments: Sequence[str]) -> str:
     ours = [line.removeprefix("otmf: ") for line in lines if line.startswith("otmf: ")]
     if ours:
         return ours[-1]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith(("ERROR: ", "error: ", "fatal: "))]
-    text = (errors or [line for line in lines if line.strip()] or ["no output"])[0 if errors else -1]
+    found = [line.removeprefix("ERROR: ") for line in lines if line.startswith(("ERROR: ", "error: ", "fatal: "))]
+    text = (found or [line for line in lines if line.strip()] or ["no output"])[0 if found else -1]
     return f"expected `{' '.join(arguments[:3])}` to succeed; received: {text}; see the log above"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from flows import registry, tracking, versions, workspace
+from flows import git, kept, registry, remotes, tracking, versions, workspace
 from otmf import layout, settings
 
 Log = Callable[[str], None]
@@ -20,11 +20,11 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
     reason = _reason(reason)
     with workspace.locked(line):
         workspace.require_clean(line)
-        workspace.synchronise(line)
-        branch = workspace.kept(line).get(task)
+        remotes.synchronise(line)
+        branch = kept.branches(line).get(task)
         if branch is None:
             raise workspace.WorkspaceError(
-                f"expected a refused attempt ({', '.join(workspace.kept(line)) or 'there is none'}); received {task!r}; choose one"
+                f"expected a refused attempt ({', '.join(kept.branches(line)) or 'there is none'}); received {task!r}; choose one"
             )
         if _commit(line, f"{branch}^") != _commit(line, "HEAD"):
             raise workspace.WorkspaceError(
@@ -38,7 +38,7 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
             attempt, action="overridden", step=step, task=newest, by=by or versions.actor(), reason=reason
         )
         _land(line, attempt, f"Accept {task} against the gate\n\n{reason}", versions.tag(entry.version), log)
-        workspace.drop_kept(line, task)
+        kept.drop(line, task)
     _follow(line, log)
     return entry
 
@@ -53,7 +53,7 @@ def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reaso
     number = None if version is None else _number(version)
     with workspace.locked(line):
         workspace.require_clean(line)
-        workspace.synchronise(line)
+        remotes.synchronise(line)
         attempt = workspace.begin(line, "rollback")
         entry = versions.roll_back(attempt, number, by=by or versions.actor(), reason=reason)
         _land(line, attempt, f"Roll back to v{entry.version}\n\n{reason}", None, log)
@@ -88,7 +88,7 @@ def _follow(line: layout.Layout, log: Log) -> None:
 
 
 def _commit(line: layout.Layout, revision: str) -> str:
-    return workspace.git(line.root, "rev-parse", f"{revision}^{{commit}}").strip()
+    return git.run(line.root, "rev-parse", f"{revision}^{{commit}}").strip()
 
 
 def _number(version: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows import tracking, versions, workspace
+from flows import git, tracking, versions, workspace
 from otmf import layout
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -53,7 +53,7 @@ def _known(store: tracking.Store, name: str) -> dict[int, str]:
 
 
 def _register(store: tracking.Store, line: layout.Layout, name: str, entry: versions.Entry) -> str:
-    commit = workspace.git(line.root, "rev-parse", f"{versions.tag(entry.version)}^{{commit}}").strip()
+    commit = git.run(line.root, "rev-parse", f"{versions.tag(entry.version)}^{{commit}}").strip()
     tags = {"otmf.version": str(entry.version), "step": entry.step, "task": entry.task, "sha256": entry.sha256,
             "git.commit": commit, "action": entry.action, "by": entry.by, "reason": entry.reason[:500]}  # fmt: skip
     source = f"dvc://data/models/merged/{entry.step}?rev={commit}"

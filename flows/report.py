@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from flows import compare, standing, versions, workspace
+from flows import compare, git, standing, versions, workspace
 from otmf import layout, metrics, settings
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
@@ -49,7 +49,7 @@ def content(line: layout.Layout) -> dict[str, Any]:
         "backbone": Path(params.backbone.model).stem,
         "standing": standing.sentences(line),
         "history": versions.history(line.root),
-        "commit": workspace.git(line.root, "rev-parse", "HEAD").strip(),
+        "commit": git.run(line.root, "rev-parse", "HEAD").strip(),
         "order": order,
         "matrix": _heat(matrix),
         "tasks": list(matrix.columns),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import attempt, plan, workspace
+from flows import attempt, plan, remotes, workspace
 from otmf import layout, settings
 
 
@@ -56,7 +56,7 @@ def retrain(
     line = workspace.open_line(Path(root))
     with workspace.locked(line, patience=patience):
         workspace.require_clean(line)
-        workspace.synchronise(line)
+        remotes.synchronise(line)
         chosen = tasks or []
         asked = wanted(line, chosen, everything=everything)
         if not asked:
@@ -89,7 +89,7 @@ def retire(
     line = workspace.open_line(Path(root))
     with workspace.locked(line, patience=patience):
         workspace.require_clean(line)
-        workspace.synchronise(line)
+        remotes.synchronise(line)
         params = workspace.params(line)
         _require(params, task)
         if len(params.steps) < 2:

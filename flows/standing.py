@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from flows import inbox, progress, versions, workspace
+from flows import git, inbox, kept, progress, versions, workspace
 from otmf import layout, settings
 
 
@@ -63,8 +63,8 @@ def sentences(line: layout.Layout) -> list[str]:
             f"The line itself stands at v{newest.version} ({newest.step}, {newest.task}): the next task is merged onto it; "
             f"otmf retire {newest.task} --reason ... takes it out"
         )
-    for task, branch in workspace.kept(line).items():
-        said = workspace.git(line.root, "log", "-1", "--format=%b", branch).strip()
+    for task, branch in kept.branches(line).items():
+        said = git.run(line.root, "log", "-1", "--format=%b", branch).strip()
         kind = "In quarantine" if branch.startswith("quarantined/") else "Refused"
         found.append(
             f"{kind}: {task}: {said}; change its card and onboard it again, or otmf promote {task} --reason ..."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+TEMPORARY = 75  # exit code of a stage that its surroundings failed, not what it was given; as in sysexits.h
+
 
 def sentence(error: BaseException) -> str:
     """What was expected, what was received and what to do, on one line.

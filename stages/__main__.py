@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from otmf import errors
 from stages import _warm
 
 REFUSES = "OTMF_REFUSES"  # stages that a coordinator leaves to agents
-TEMPORARY = 75
 NAMES = ("pretrained", "finetune", "extract", "merge_step", "head_tune", "evaluate", "compare", "predict", "unsent")
 
 
@@ -25,7 +25,7 @@ def main() -> int:
             "not to compute them: start an agent",
             file=sys.stderr,
         )
-        return TEMPORARY
+        return errors.TEMPORARY
     socket = os.environ.get(_warm.VARIABLE)
     if socket:
         code = _warm.forward(socket, sys.argv[1:])

@@ -18,7 +18,6 @@ from typing import Any
 from otmf import errors
 
 FAILURE = "otmf: "
-TEMPORARY = 75  # exit code where the environment failed, not what the stage was given; as in sysexits.h
 
 
 @dataclass
@@ -63,7 +62,7 @@ def stage(name: str, arguments: list[str]) -> int:
         if os.environ.get("OTMF_DEBUG"):
             traceback.print_exc()
         print(f"{FAILURE}{errors.sentence(error)}", file=sys.stderr, flush=True)
-        return TEMPORARY if isinstance(error, OSError) else 1
+        return errors.TEMPORARY if isinstance(error, OSError) else 1
     except Exception as error:
         traceback.print_exc()
         print(
@@ -72,7 +71,7 @@ def stage(name: str, arguments: list[str]) -> int:
             file=sys.stderr,
             flush=True,
         )
-        return TEMPORARY
+        return errors.TEMPORARY
 
 
 @contextlib.contextmanager

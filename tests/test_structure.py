@@ -32,6 +32,7 @@ DOORS = {
         "flows/arrival.py",
         "flows/attempt.py",
         "flows/deploy.py",
+        "flows/logs.py",
         "flows/onboard.py",
         "flows/recovery.py",
         "flows/retrain.py",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from flows import inbox, repro, versions, warm, workspace
+from flows import git, inbox, repro, versions, warm, workspace
 from otmf import layout, settings
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
@@ -44,7 +44,7 @@ def main() -> None:
         seconds, doors = burst(site, cards[: given.cards], given.times)
         print(f"burst over after {seconds:.0f} s", flush=True)
         entries = versions.history(line.root)
-        chain = workspace.git(line.root, "log", "--format=%s").splitlines()
+        chain = git.run(line.root, "log", "--format=%s").splitlines()
         added = [single(site, card) for card in cards[given.cards :]]
     onboarded = [entry.task for entry in entries]
     params = workspace.params(line)

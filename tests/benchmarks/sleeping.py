@@ -1,6 +1,6 @@
 """Stages that sleep in place of computing, for what only the pipeline around them is measured on.
 
-    python -m tests.benchmarks.sleeping NAME [KEY]      as a command of dvc.yaml, in a line's folder; OTMF_SLEEP seconds
+    python -m tests.benchmarks.sleeping NAME [KEY]      as a command of dvc.yaml, in a line's folder; a fine-tuning sleeps OTMF_SLEEP seconds
 
 Every output is written with plausible content, so that gate, versions and status work on it.
 """
@@ -29,13 +29,13 @@ def into(line: layout.Layout) -> None:
 def main() -> None:
     name, key = sys.argv[1], (sys.argv[2:] or [""])[0]
     line = layout.Layout(Path.cwd())
-    time.sleep(float(os.environ.get("OTMF_SLEEP", "0")))
     if name == "pretrained":
         _model(line.pretrained)
         _json(line.merged(settings.FIRST) / "merged.json", {})
         _json(line.heads(settings.FIRST) / "heads.json", {})
         _json(line.evaluation(settings.FIRST), {"rows": []})
     elif name == "finetune":
+        time.sleep(float(os.environ.get("OTMF_SLEEP", "0")))
         _model(line.finetuned(key), key)
     elif name == "extract":
         _model(line.task_vector(key), key)

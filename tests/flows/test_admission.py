@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows import admission, cli, workspace
+from flows import admission, cli, git, workspace
 from otmf import cards, settings
 from tests import makers
 
@@ -20,10 +20,10 @@ def root(tmp_path_factory) -> Path:
 
 def state(root: Path) -> dict[str, bytes]:
     """Everything of a line that must not change: its commit, its tracked files, what git sees."""
-    tracked = workspace.git(root, "ls-files").split()
+    tracked = git.run(root, "ls-files").split()
     return {
-        "commit": workspace.git(root, "rev-parse", "HEAD").encode(),
-        "status": workspace.git(root, "status", "--porcelain").encode(),
+        "commit": git.run(root, "rev-parse", "HEAD").encode(),
+        "status": git.run(root, "status", "--porcelain").encode(),
         **{name: (root / name).read_bytes() for name in tracked},
     }
 
@@ -42,6 +42,15 @@ def test_good_card_is_prepared_in_a_clone_and_the_line_stays(root, tmp_path) -> 
     assert params.steps["s01"].previous == "s00"
     assert (parts["labelled"], parts["unlabelled"], parts["test"]) == (36, 12, 18)
     assert not list((root / ".otmf/incoming").iterdir())
+
+
+def test_card_that_changes_after_it_was_read_counts_as_it_was_read(root, tmp_path) -> None:
+    card = makers.card(tmp_path, "fickle", finetune={"epochs": 3})
+    line, read = admission.open_all(root, card)
+    makers.card(tmp_path, "fickle", finetune={"epochs": 4})
+    attempt, _ = admission.prepare(line, read, card)
+    assert workspace.params(attempt).tasks["fickle"].finetune.epochs == 3
+    assert cards.read(attempt.card("fickle")).finetune == {"epochs": 3}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +159,6 @@ def test_line_is_not_made_from_parameters_that_are_none(tmp_path, text) -> None:
 
 
 def test_git_of_a_hook_does_not_lead_ours_elsewhere(root, tmp_path, monkeypatch) -> None:
-    expected = workspace.git(root, "rev-parse", "HEAD")
+    expected = git.run(root, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
-    assert workspace.git(root, "rev-parse", "HEAD") == expected
+    assert git.run(root, "rev-parse", "HEAD") == expected

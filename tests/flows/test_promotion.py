@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import promotion, standing, tracking, versions, workspace
+from flows import git, kept, promotion, standing, tracking, versions, workspace
 from otmf import layout
 from tests import makers
 
@@ -54,7 +54,7 @@ def accept(line: layout.Layout, task: str) -> versions.Entry:
 def refuse(line: layout.Layout, task: str) -> None:
     clone = attempt(line, task)
     workspace.commit(clone.root, f"Refuse {task}\n\nexpected more; received less")
-    workspace.keep(line, clone, "rejected")
+    kept.keep(line, clone, "rejected")
 
 
 def aliases(line: layout.Layout) -> dict[str, str]:
@@ -66,7 +66,7 @@ def aliases(line: layout.Layout) -> dict[str, str]:
 
 
 def test_versions_count_up_and_each_commit_has_its_tag(line) -> None:
-    assert workspace.git(line.root, "rev-parse", "model/v2^{commit}") == workspace.git(line.root, "rev-parse", "HEAD")
+    assert git.run(line.root, "rev-parse", "model/v2^{commit}") == git.run(line.root, "rev-parse", "HEAD")
     entries = versions.history(line.root)
     assert versions.champion(entries).task == "two"
     assert versions.previous(entries).task == "one"
@@ -78,7 +78,7 @@ def test_rollback_is_one_more_entry_and_sets_the_aliases(line) -> None:
     assert (entry.action, entry.version, entry.by, entry.reason) == ("rolled_back", 1, "ada", "worse on photos")
     assert (line.root / versions.FILE).read_bytes().startswith(before)
     assert aliases(line) == {"champion": "1", "previous": "2"}
-    assert workspace.git(line.root, "status", "--porcelain") == ""
+    assert git.run(line.root, "status", "--porcelain") == ""
     promotion.roll_back(line, "v2", by="grace", reason="it was the camera", log=print)
     assert aliases(line) == {"champion": "2", "previous": "1"}
     assert [found.version for found in versions.history(line.root)] == [1, 2, 1, 2]
@@ -103,10 +103,10 @@ def test_predictions_come_from_the_version_that_serves(line) -> None:
     ],
 )
 def test_rollback_to_what_cannot_be_changes_nothing(line, version, message) -> None:
-    head = workspace.git(line.root, "rev-parse", "HEAD")
+    head = git.run(line.root, "rev-parse", "HEAD")
     with pytest.raises(workspace.WorkspaceError, match=message):
         promotion.roll_back(line, version, by=None, reason="why not", log=print)
-    assert workspace.git(line.root, "rev-parse", "HEAD") == head
+    assert git.run(line.root, "rev-parse", "HEAD") == head
 
 
 def test_there_is_no_version_before_the_first(line) -> None:
@@ -122,12 +122,12 @@ def test_rollback_needs_a_reason(line) -> None:
 def test_refused_attempt_can_be_accepted_by_a_person_with_a_reason(line, monkeypatch) -> None:
     monkeypatch.setattr(versions.lineage, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
     refuse(line, "three")
-    assert workspace.kept(line) == {"three": "rejected/three"}
+    assert kept.branches(line) == {"three": "rejected/three"}
     assert any("Refused: three: expected more; received less" in found for found in standing.sentences(line))
     entry = promotion.promote(line, "three", by="grace", reason="wanted\nall the same", log=print)
     assert (entry.action, entry.by, entry.reason, entry.version) == ("overridden", "grace", "wanted all the same", 3)
     assert list(workspace.params(line).steps) == ["s01", "s02", "s03"]
-    assert workspace.kept(line) == {}
+    assert kept.branches(line) == {}
     assert aliases(line) == {"champion": "3", "previous": "2"}
 
 

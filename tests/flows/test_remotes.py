@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import repro, workspace
+from flows import git, remotes, repro, workspace
 from otmf import layout
 from tests import makers
 from tests.pipeline import production
@@ -30,7 +30,7 @@ def colleague(line: layout.Layout, tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", str(bare(line)), str(clone)], check=True)
     (clone / "NOTES.md").write_text("words\n")
     workspace.commit(clone, "Say something")
-    workspace.git(clone, "push", "--quiet", "origin", "main")
+    git.run(clone, "push", "--quiet", "origin", "main")
 
 
 def test_attempt_made_again_is_the_same_commit(line) -> None:
@@ -38,14 +38,14 @@ def test_attempt_made_again_is_the_same_commit(line) -> None:
     for _ in range(2):
         clone = workspace.begin(line, "birds")
         (clone.root / "data/cards/birds.yaml").write_text("name: birds\n")
-        found.append(workspace.offer(clone, "refs/otmf/attempts/{}"))
+        found.append(remotes.offer(clone, "refs/otmf/attempts/{}"))
     assert found[0] == found[1]
-    assert found[0] in workspace.git(bare(line), "for-each-ref", "refs/otmf/attempts")
-    assert workspace.git(clone.root, "log", "--format=%s", "-1").strip() == "Name the DVC remote", (
+    assert found[0] in git.run(bare(line), "for-each-ref", "refs/otmf/attempts")
+    assert git.run(clone.root, "log", "--format=%s", "-1").strip() == "Name the DVC remote", (
         "no commit in the clone itself"
     )
-    workspace.withdraw(clone, f"refs/otmf/attempts/{found[0]}")
-    assert workspace.git(bare(line), "for-each-ref", "refs/otmf").strip() == ""
+    remotes.withdraw(clone, f"refs/otmf/attempts/{found[0]}")
+    assert git.run(bare(line), "for-each-ref", "refs/otmf").strip() == ""
 
 
 def test_results_of_an_agent_are_taken_over_and_nothing_else(line) -> None:
@@ -53,22 +53,22 @@ def test_results_of_an_agent_are_taken_over_and_nothing_else(line) -> None:
     (other.root / "dvc.lock").write_text("schema: '2.0'\n")
     (other.root / "data/results/merges").mkdir(parents=True)
     (other.root / "data/results/merges/s01.json").write_text("{}\n")
-    workspace.offer(other, "refs/otmf/results/good")
-    workspace.take_over(clone, "refs/otmf/results/good", ("dvc.lock", "data/results/"))
+    remotes.offer(other, "refs/otmf/results/good")
+    remotes.take_over(clone, "refs/otmf/results/good", ("dvc.lock", "data/results/"))
     assert (clone.root / "data/results/merges/s01.json").read_text() == "{}\n"
     (other.root / "dvc.yaml").write_text("stages: {}\n")
-    workspace.offer(other, "refs/otmf/results/bad")
+    remotes.offer(other, "refs/otmf/results/bad")
     before = (clone.root / "dvc.yaml").read_text()
     with pytest.raises(workspace.WorkspaceError, match=r"received dvc\.yaml; do not trust that agent"):
-        workspace.take_over(clone, "refs/otmf/results/bad", ("dvc.lock", "data/results/"))
+        remotes.take_over(clone, "refs/otmf/results/bad", ("dvc.lock", "data/results/"))
     assert (clone.root / "dvc.yaml").read_text() == before
 
 
 def test_line_takes_over_what_others_pushed(line, tmp_path) -> None:
     colleague(line, tmp_path)
-    workspace.synchronise(line)
+    remotes.synchronise(line)
     assert (line.root / "NOTES.md").exists()
-    assert workspace.git(line.root, "status", "--porcelain", "--untracked-files=no") == ""
+    assert git.run(line.root, "status", "--porcelain", "--untracked-files=no") == ""
 
 
 def test_version_is_not_taken_where_somebody_pushed_in_between(line, tmp_path) -> None:
@@ -76,12 +76,12 @@ def test_version_is_not_taken_where_somebody_pushed_in_between(line, tmp_path) -
     (clone.root / "new").write_text("x")
     workspace.commit(clone.root, "Onboard birds")
     colleague(line, tmp_path)
-    before = workspace.git(line.root, "rev-parse", "HEAD")
+    before = git.run(line.root, "rev-parse", "HEAD")
     with pytest.raises(workspace.WorkspaceError, match="expected the git remote to take the new version"):
         workspace.land(line, clone, tag="model/v1")
-    assert workspace.git(line.root, "rev-parse", "HEAD") == before
-    assert workspace.git(line.root, "tag").strip() == ""
-    assert workspace.git(bare(line), "tag").strip() == ""
+    assert git.run(line.root, "rev-parse", "HEAD") == before
+    assert git.run(line.root, "tag").strip() == ""
+    assert git.run(bare(line), "tag").strip() == ""
 
 
 def test_version_is_in_the_remote_with_its_tag_once_the_line_stands_at_it(line) -> None:
@@ -89,9 +89,9 @@ def test_version_is_in_the_remote_with_its_tag_once_the_line_stands_at_it(line) 
     (clone.root / "new").write_text("x")
     workspace.commit(clone.root, "Onboard birds")
     assert workspace.land(line, clone, tag="model/v1") == ""
-    head = workspace.git(line.root, "rev-parse", "HEAD")
-    assert workspace.git(bare(line), "rev-parse", "main") == head
-    assert workspace.git(bare(line), "rev-parse", "model/v1") == head
+    head = git.run(line.root, "rev-parse", "HEAD")
+    assert git.run(bare(line), "rev-parse", "main") == head
+    assert git.run(bare(line), "rev-parse", "model/v1") == head
 
 
 def test_two_histories_are_left_to_a_person(line, tmp_path) -> None:
@@ -99,7 +99,7 @@ def test_two_histories_are_left_to_a_person(line, tmp_path) -> None:
     (line.root / "mine").write_text("x")
     workspace.commit(line.root, "Mine")
     with pytest.raises(workspace.WorkspaceError, match="received 1 commits only here and 1 only there"):
-        workspace.synchronise(line)
+        remotes.synchronise(line)
 
 
 def test_inputs_of_a_stage_are_those_of_dvc_yaml(line) -> None:
@@ -114,5 +114,5 @@ def test_inputs_of_a_stage_are_those_of_dvc_yaml(line) -> None:
 
 def test_remotes_are_seen(line, tmp_path) -> None:
     bare_line = layout.Layout(makers.line(tmp_path / "alone"))
-    assert (workspace.has_remote(line), repro.has_remote(line.root)) == (True, True)
-    assert (workspace.has_remote(bare_line), repro.has_remote(bare_line.root)) == (False, False)
+    assert (remotes.has_remote(line), repro.has_remote(line.root)) == (True, True)
+    assert (remotes.has_remote(bare_line), repro.has_remote(bare_line.root)) == (False, False)

@@ -127,20 +127,24 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def worker(folder: Path, pool: str, **environment: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
+def worker(
+    folder: Path, pool: str, *options: object, **environment: str
+) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """A worker with a home of its own."""
-    command = ["flows.cli", "worker", "--pool", pool]
+    command = ["flows.cli", "worker", "--pool", pool, *options]
     own = {"HOME": str(folder), "PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     return running(command, folder, **own, **environment)
 
 
-def agent(folder: Path, remote: Path, **environment: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
+def agent(
+    folder: Path, remote: Path, *options: object, **environment: str
+) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """A worker of the pool gpu with its own clone of the line and its own copy of the code; nothing else is shared."""
     subprocess.run(["git", "clone", "--quiet", str(remote), str(folder / "clone")], check=True)
     for part in ("otmf", "stages", "flows"):
         shutil.copytree(CODE / part, folder / "code" / part, ignore=shutil.ignore_patterns("__pycache__"))
-    own = {"PYTHONPATH": str(folder / "code"), "OTMF_LINE": str(folder / "clone")}
-    return worker(folder, "gpu", **own, **environment)
+    own = {"PYTHONPATH": f"{folder / 'code'}{os.pathsep}{CODE}", "OTMF_LINE": str(folder / "clone")}
+    return worker(folder, "gpu", *options, **own, **environment)
 
 
 def remotes(root: Path, folder: Path) -> Path:

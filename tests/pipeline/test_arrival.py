@@ -16,7 +16,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows import inbox, process, versions, workspace
+from flows import git, inbox, process, versions, workspace
 from otmf import layout
 from tests import makers
 
@@ -85,7 +85,7 @@ def test_one_card_through_every_door_is_onboarded_once(otmf, root, worker, prefe
     shutil.copytree(tmp_path / "cards", watched)
     wait_for(lambda: tasks(root) == ["first"] and not any((root / "data/inbox").iterdir()))
     wait_for(lambda: all(run["state_type"] == "COMPLETED" for run in runs(prefect_server, "arrive")))
-    subjects = workspace.git(root, "log", "--format=%s").splitlines()
+    subjects = git.run(root, "log", "--format=%s").splitlines()
     assert [subject for subject in subjects if subject.startswith(("Onboard", "Retrain"))] == ["Onboard first as s01"]
     assert (root / ".otmf/arrived" / name / "reason.txt").read_text() == "onboarded as s01\n"
 
@@ -96,6 +96,8 @@ def test_one_card_through_every_door_is_onboarded_once(otmf, root, worker, prefe
         ({"submission": "../../$(touch x)"}, "expected the name of a folder in the inbox; received '../../$(touch x)'"),
         ({"submission": "nothing-there"}, "expected a folder in the inbox; received 'nothing-there', which is not there"),
         ({"submission": "a" * 5000}, "expected the name of a folder in the inbox"),
+        ({}, "expected the name of a folder in the inbox; received ''"),
+        ({"submission": ["first"], "command": "rm -r ."}, "expected the name of a folder in the inbox"),
     ],
 )  # fmt: skip
 def test_event_that_names_nothing_of_ours_fails_with_a_sentence(root, worker, prefect_server, payload, message) -> None:
@@ -110,6 +112,16 @@ def test_event_that_names_nothing_of_ours_fails_with_a_sentence(root, worker, pr
     wait_for(ended)
     assert message in ended()[0]["state"]["message"]
     assert not (root / "x").exists()
+
+
+def test_event_of_five_megabytes_starts_nothing(root, worker, prefect_server) -> None:
+    before = {run["id"] for run in runs(prefect_server, "arrive")}
+    emit(prefect_server, {"submission": "huge", "more": "x" * 5_000_000})
+    emit(prefect_server, {"submission": "after-it"})
+    wait_for(lambda: {run["id"] for run in runs(prefect_server, "arrive")} - before)
+    time.sleep(5)
+    new = [run for run in runs(prefect_server, "arrive") if run["id"] not in before]
+    assert [run["parameters"]["submission"] for run in new] == ["after-it"]
 
 
 def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, root, worker, tmp_path) -> None:
@@ -148,8 +160,9 @@ def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefec
     wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 10)
     wait_for(merging)
     wait_for(lambda: tasks(root) == [*known, "owl"] and not inbox.waiting(layout.Layout(root)))
-    wait_for(lambda: "CRASHED" in {run["state_type"] for run in runs(prefect_server, "arrive")})
-    subjects = workspace.git(root, "log", "--format=%s").splitlines()
+    of_either = lambda: runs(prefect_server, "arrive") + runs(prefect_server, "sweep")  # noqa: E731
+    wait_for(lambda: "CRASHED" in {run["state_type"] for run in of_either()}, 120)
+    subjects = git.run(root, "log", "--format=%s").splitlines()
     assert sum(subject.startswith("Onboard owl") for subject in subjects) == 1
 
 

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import process, repro, tracking, workspace
+from flows import git, process, repro, tracking
 from otmf import checkpoints, layout, lineage, task_vectors
 from tests import makers
 
@@ -46,9 +46,9 @@ def test_output_has_a_line_for_each_stage_and_each_mask_epoch(onboarded) -> None
 
 def test_line_is_committed_clean_and_up_to_date(onboarded) -> None:
     root, _ = onboarded
-    assert workspace.git(root, "status", "--porcelain") == ""
+    assert git.run(root, "status", "--porcelain") == ""
     assert repro.stale(root) == []
-    subjects = workspace.git(root, "log", "--format=%s").splitlines()
+    subjects = git.run(root, "log", "--format=%s").splitlines()
     assert subjects[:2] == ["Onboard second as s02", "Onboard first as s01"]
     assert not list((root / ".otmf/attempts").iterdir())
 
@@ -88,7 +88,7 @@ def test_outputs_are_made_again_to_the_same_bytes(onboarded, warm_interpreter, t
     """Every stage, run anew without any cache, in a clone."""
     root, _ = onboarded
     copy = tmp_path / "copy"
-    workspace.git(root, "clone", "--quiet", str(root), str(copy))
+    git.run(root, "clone", "--quiet", str(root), str(copy))
     for name in ("pretrained", "first", "second"):
         shutil.copytree(root / f"data/raw/{name}", copy / f"data/raw/{name}")
     process.run(
@@ -96,7 +96,7 @@ def test_outputs_are_made_again_to_the_same_bytes(onboarded, warm_interpreter, t
     )
     for part in ("pretrained", "finetuned", "task_vectors", "merged", "masks", "heads"):
         assert lineage.digest(copy / f"data/models/{part}") == lineage.digest(root / f"data/models/{part}"), part
-    assert workspace.git(copy, "diff", "--stat", "--", "data/results", "dvc.lock") == ""
+    assert git.run(copy, "diff", "--stat", "--", "data/results", "dvc.lock") == ""
 
 
 def test_no_output_names_a_path_a_time_or_a_run(onboarded) -> None:
@@ -141,7 +141,7 @@ def test_stages_restored_from_the_cache_add_no_run_and_lose_no_link(onboarded, o
     root, _ = onboarded
     again = tmp_path / "small"
     shutil.copytree(root, again, symlinks=True)
-    workspace.git(again, "reset", "--quiet", "--hard", "HEAD~1")
+    git.run(again, "reset", "--quiet", "--hard", "HEAD~1")
     client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(again)))
     experiment = client.get_experiment_by_name("small").experiment_id
     before = {run.info.run_id for run in client.search_runs([experiment], max_results=100)}

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import tracking, workspace
+from flows import git, kept, tracking, workspace
 from otmf import layout
 from tests import makers
 
@@ -33,10 +33,10 @@ def root(otmf, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def refused(otmf, root, tmp_path_factory) -> subprocess.CompletedProcess:
-    before = workspace.git(root, "rev-parse", "HEAD")
+    before = git.run(root, "rev-parse", "HEAD")
     card = makers.card(tmp_path_factory.mktemp("cards"), "second", seed=2)
     done = otmf("onboard", card, "--line", root, code=1)
-    assert workspace.git(root, "rev-parse", "HEAD") == before
+    assert git.run(root, "rev-parse", "HEAD") == before
     return done
 
 
@@ -51,10 +51,10 @@ def test_refusal_names_rule_figure_and_way_out(root, refused) -> None:
     assert "expected at least 900.0 % of the fine-tuned accuracy on second; received" in said
     assert "the attempt is kept as branch rejected/second" in said
     assert "Traceback" not in refused.stdout + refused.stderr
-    findings = json.loads(workspace.git(root, "show", "rejected/second:data/results/gates/s02.json"))
+    findings = json.loads(git.run(root, "show", "rejected/second:data/results/gates/s02.json"))
     assert {finding["rule"] for finding in findings} == {"least_of_finetuned", "largest_drop", "largest_average_drop"}
     assert list(workspace.params(layout.Layout(root)).tasks) == ["first"]
-    assert workspace.git(root, "status", "--porcelain") == ""
+    assert git.run(root, "status", "--porcelain") == ""
     assert aliases(root) == {"champion": "s01"}
 
 
@@ -116,4 +116,4 @@ def test_task_too_unlike_the_others(otmf, root, tmp_path, way) -> None:
         assert f"{step} is merged again with unbalanced transport, reach 0.5" in done.stdout + done.stderr
         assert workspace.params(line).steps[step].merge.reach == 0.5
     assert "unlike" in workspace.params(line).tasks
-    assert workspace.kept(line).get("unlike") is None
+    assert kept.branches(line).get("unlike") is None

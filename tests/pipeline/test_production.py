@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import subprocess
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows import process, versions, workspace
+from flows import git, process, versions, workspace
 from otmf import layout
 from tests import makers
 from tests.pipeline import production
@@ -75,8 +77,6 @@ def site(tmp_path_factory) -> Iterator[Site]:
 
 def webhook():
     """A server that keeps what it is sent."""
-    import contextlib
-
     called: list[dict] = []
 
     class Keeper(http.server.BaseHTTPRequestHandler):
@@ -127,10 +127,10 @@ def test_submissions_are_trained_by_agents_and_land_in_every_remote(site, tmp_pa
         "merge-step s02",
     }
     assert all(run["state_type"] == "COMPLETED" for run in site.runs("stage"))
-    head = workspace.git(site.line.root, "rev-parse", "HEAD").strip()
-    assert workspace.git(site.bare, "rev-parse", "main").strip() == head
-    assert workspace.git(site.bare, "tag").split() == ["model/v1", "model/v2"]
-    assert workspace.git(site.bare, "for-each-ref", "refs/otmf").strip() == "", "no attempt is left behind"
+    head = git.run(site.line.root, "rev-parse", "HEAD").strip()
+    assert git.run(site.bare, "rev-parse", "main").strip() == head
+    assert git.run(site.bare, "tag").split() == ["model/v1", "model/v2"]
+    assert git.run(site.bare, "for-each-ref", "refs/otmf").strip() == "", "no attempt is left behind"
     clone = tmp_path / "elsewhere"
     subprocess.run(["git", "clone", "--quiet", str(site.bare), str(clone)], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet"], check=True, cwd=clone)
@@ -173,15 +173,48 @@ def test_somebody_else_pushed_and_the_next_submission_goes_on_from_there(site, t
     subprocess.run(["git", "clone", "--quiet", str(site.bare), str(clone)], check=True)
     (clone / "NOTES.md").write_text("a colleague's words\n")
     workspace.commit(clone, "Say something")
-    workspace.git(clone, "push", "--quiet", "origin", "main")
+    git.run(clone, "push", "--quiet", "origin", "main")
     known = len(tasks(site.line))
     site.otmf("submit", makers.card(tmp_path, "third", seed=4))
     wait_for(lambda: len(tasks(site.line)) == known + 1)
     assert (site.line.root / "NOTES.md").exists()
-    wait_for(
-        lambda: workspace.git(site.bare, "rev-parse", "main") == workspace.git(site.line.root, "rev-parse", "HEAD")
-    )
+    wait_for(lambda: git.run(site.bare, "rev-parse", "main") == git.run(site.line.root, "rev-parse", "HEAD"))
     assert versions.champion(versions.history(site.line.root)).task == "third"
+
+
+def test_stage_of_an_agent_that_dies_is_asked_of_another(site, tmp_path) -> None:
+    """A machine that is gone: worker, engine, DVC and trainer end at once, and nobody starts them again."""
+    known = len(tasks(site.line))
+    site.otmf("submit", makers.card(tmp_path, "fourth", seed=5, finetune={"epochs": 400}))
+    dead: list[psutil.Process] = []
+
+    def trained() -> bool:
+        for agent in site.agents:
+            own = [one for one in psutil.process_iter() if of_agent(one, agent)]
+            if any(is_stage(one, "finetune") for one in own):
+                dead.extend(own)
+        return bool(dead)
+
+    wait_for(trained)
+    for one in dead:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+    wait_for(lambda: len(tasks(site.line)) == known + 1)
+    states = sorted(run["state_type"] for run in site.runs("stage") if run["name"] == "finetune fourth")
+    assert states == ["COMPLETED", "CRASHED"]
+    wait_for(lambda: any("Crashed" in call["subject"] for call in site.called), 60)
+
+
+def of_agent(process: psutil.Process, agent: Path) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("OTMF_LINE") == str(agent / "clone")
+    return False
+
+
+def is_stage(process: psutil.Process, name: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:4] == ["-m", "stages", name]
+    return False
 
 
 def test_agent_with_other_code_is_refused_naming_both(site) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import plan, repro, retrain, workspace
+from flows import git, plan, repro, retrain, workspace
 from otmf import layout, lineage, settings
 from tests import makers
 
@@ -35,7 +35,7 @@ def ran(text: str) -> list[str]:
 
 
 def head(root: Path) -> str:
-    return workspace.git(root, "rev-parse", "HEAD").strip()
+    return git.run(root, "rev-parse", "HEAD").strip()
 
 
 def test_same_card_with_the_same_data_changes_nothing(otmf, root, cards) -> None:
@@ -75,7 +75,7 @@ def test_changed_data_of_a_known_task_is_a_retraining_from_its_step_on(otmf, roo
     card = makers.card(cards["two"].parent / "changed", "two", seed=22)
     done = otmf("onboard", card, "--line", root, "--replace", "--override", "new photographs")
     assert ran(done.stdout + done.stderr) == ["finetune@two", "extract@two", *LATER]
-    assert workspace.git(root, "log", "-1", "--format=%s").strip() == "Retrain two as s02"
+    assert git.run(root, "log", "-1", "--format=%s").strip() == "Retrain two as s02"
     assert repro.stale(root) == []
     assert list(workspace.params(layout.Layout(root)).steps) == ["s01", "s02", "s03"]
 
@@ -117,7 +117,7 @@ def test_retired_task_is_gone_and_the_chain_is_as_if_it_had_never_been(otmf, roo
     params = workspace.params(line)
     assert [params.steps[step].task for step in settings.chain(params.steps)] == ["one", "three"]
     assert repro.stale(root) == []
-    assert workspace.git(root, "status", "--porcelain") == ""
+    assert git.run(root, "status", "--porcelain") == ""
     for path in (line.card("two"), line.raw("two"), line.evaluation("s03"), line.merged("s03"), line.finetuned("two")):
         assert not path.exists()
     assert "two" not in (root / "dvc.lock").read_text()

@@ -1,0 +1,30 @@
+"""What a flow run writes into its log on the Prefect server."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from prefect import get_run_logger
+
+from flows.failures import EXPECTED
+
+
+def lines() -> Callable[[str], None]:
+    """Takes lines of output into the log of this run; empty ones are left out."""
+    log = get_run_logger()
+    return lambda text: log.info(text) if text.strip() else None
+
+
+class _SaidOnce(logging.Filter):
+    """Leaves out what a flow's last line says again, and addresses of pages of a server that ends with the command."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
+            return False
+        return os.environ.get("PREFECT_UI_ENABLED") != "false" or not record.getMessage().startswith("View at ")
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
+    logging.getLogger(_name).addFilter(_SaidOnce())
