@@ -97,7 +97,7 @@ def test_one_card_through_every_door_is_onboarded_once(otmf, root, worker, prefe
         ({"submission": "nothing-there"}, "expected a folder in the inbox; received 'nothing-there', which is not there"),
         ({"submission": "a" * 5000}, "expected the name of a folder in the inbox"),
         ({}, "expected the name of a folder in the inbox; received ''"),
-        ({"submission": ["first"], "command": "rm -r ."}, "expected the name of a folder in the inbox"),
+        ({"submission": "no-such", "command": "rm -r ."}, "expected a folder in the inbox; received 'no-such'"),
     ],
 )  # fmt: skip
 def test_event_that_names_nothing_of_ours_fails_with_a_sentence(root, worker, prefect_server, payload, message) -> None:
@@ -114,9 +114,12 @@ def test_event_that_names_nothing_of_ours_fails_with_a_sentence(root, worker, pr
     assert not (root / "x").exists()
 
 
-def test_event_of_five_megabytes_starts_nothing(root, worker, prefect_server) -> None:
+@pytest.mark.parametrize(
+    "payload", [{"submission": "huge", "more": "x" * 5_000_000}, {"submission": ["first"]}, {"submission": {}}]
+)
+def test_event_that_prefect_refuses_starts_nothing(root, worker, prefect_server, payload) -> None:
     before = {run["id"] for run in runs(prefect_server, "arrive")}
-    emit(prefect_server, {"submission": "huge", "more": "x" * 5_000_000})
+    emit(prefect_server, payload)
     emit(prefect_server, {"submission": "after-it"})
     wait_for(lambda: {run["id"] for run in runs(prefect_server, "arrive")} - before)
     time.sleep(5)
