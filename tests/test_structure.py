@@ -16,15 +16,19 @@ TORCH_FREE = {
     "gate",
     "gathering",
     "images",
+    "keys",
     "layout",
+    "ledger",
     "lineage",
     "metrics",
     "settings",
     "splits",
+    "statements",
 }
 DOORS = {
     "open_clip": {"otmf/backbones.py"},
     "ot": {"otmf/transport.py"},
+    "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},
     "safetensors": {"otmf/checkpoints.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
     "prefect": {
