@@ -6,13 +6,15 @@ import contextlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
-from flows import agents, git, kept, logs, progress, registry, repro, tracking, versions, workspace
-from otmf import errors, gate, layout, lineage, settings
+from flows import agents, git, kept, logs, progress, records, registry, repro, tracking, versions, workspace
+from otmf import errors, gate, layout, lineage, settings, statements
 
 
 class Refused(workspace.WorkspaceError):
@@ -30,6 +32,7 @@ class Change:
         fresh: tasks that are new or trained again: the gate compares them with their fine-tuned models.
         forced: stages to run whatever DVC knows of them.
         override: a person's reason to accept the model whatever the gate says.
+        retired: a person's reason to take a task out, where that is what it is about.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Change:
     fresh: Collection[str]
     forced: Collection[str] = ()
     override: str | None = None
+    retired: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def carry_out(
     """
     extra = {**stages_environment, **environment(line, clone, parent)}
     outcomes: dict[str, str] = {}
+    begun = datetime.now(UTC)
     for stage, output in change.stages:
         outcomes[stage] = run(clone, stage, extra, stage in change.forced)
         if outcomes[stage] != "ran":
@@ -89,9 +94,11 @@ def carry_out(
     if verdict.only_dissimilar and workspace.params(clone).gate.dissimilar == "unbalanced":
         outcomes |= _merge_unbalanced(clone, step, change, extra)
         result, verdict = _judged(line, clone, step, change)
+    known = {stage: output.relative_to(clone.root).as_posix() for stage, output in change.stages}
+    made = records.Made(outcomes, known, change.fresh, begun, str(flow_run.id or ""), store, parent)
     if not verdict.accepted and change.override is None:
-        refuse(line, clone, change, verdict)
-    final, version = accept(line, clone, change, step, verdict)
+        refuse(line, clone, change, step, verdict, made)
+    final, version = accept(line, clone, change, step, verdict, made)
     metrics = {"acc": result["acc"]} | ({} if result["bwt"] is None else {"bwt": result["bwt"]})
     now = accuracies(result)
     metrics |= {f"accuracy/{name}": now[name] for name in change.fresh}
@@ -181,12 +188,21 @@ def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fr
 
 
 @task(name="refuse", cache_policy=NO_CACHE)
-def refuse(line: layout.Layout, clone: layout.Layout, change: Change, verdict: gate.Verdict) -> None:
-    """Keeps the attempt as a branch of the line, and says why. Always raises Refused."""
+def refuse(
+    line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict, made: records.Made
+) -> None:
+    """Keeps the attempt as a branch of the line, records the refusal, and says why. Always raises Refused."""
     reasons = "; ".join(finding.sentence() for finding in verdict.broken)
     aside = verdict.only_dissimilar and workspace.params(clone).gate.dissimilar == "quarantine"
     workspace.commit(clone.root, f"{'In quarantine' if aside else 'Refused'}: {change.subject}\n\n{reasons}")
+    decision = versions.accepted(
+        clone, action="quarantined" if aside else "refused", step=step, task=workspace.params(clone).steps[step].task, by="gate",
+        reason=reasons, findings=_findings(verdict), version=False,
+    )  # fmt: skip
+    recorded = workspace.begin(line, f"record-{change.name}", outputs=False)
+    records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
+    workspace.land(line, recorded, outputs=False)
     way = "a person decides:" if aside else "change the card or the gate, or"
     raise Refused(
         f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; {way} take it "
@@ -196,23 +212,34 @@ def refuse(line: layout.Layout, clone: layout.Layout, change: Change, verdict: g
 
 @task(name="accept", cache_policy=NO_CACHE)
 def accept(
-    line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict
+    line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict, made: records.Made
 ) -> tuple[str, int]:
-    """Commits the attempt as a new version and moves the line to it. Returns the commit and the version."""
+    """Commits the attempt as a new version, records it, and moves the line to it. Returns the commit and the version."""
     stale = repro.stale(clone.root, [name for name, _ in change.stages]) if change.stages else []
     if stale:
         raise workspace.WorkspaceError(
             f"expected every stage of {change.name} to be up to date; received stale {', '.join(stale[:3])}; run it again"
         )
     decided = {"action": "accepted", "by": "gate", "reason": f"{change.subject}: {len(verdict.findings)} rules hold"}
+    if change.retired is not None:
+        decided = {
+            "action": "retired",
+            "by": versions.actor(),
+            "reason": f"{change.subject.splitlines()[0]}: {change.retired}",
+        }
     if not verdict.accepted:
         decided = {"action": "overridden", "by": versions.actor(), "reason": change.override}
     last = workspace.params(clone).steps[step].task
-    entry = versions.accept(clone, step=step, task=last, **decided)
-    final = workspace.commit(clone.root, change.subject)
+    entry = versions.accepted(clone, step=step, task=last, findings=_findings(verdict), **decided)
+    workspace.commit(clone.root, change.subject)
+    final = records.write(line, clone, entry, lambda place: records.of_model(clone, made, entry, place))
     trouble = workspace.land(line, clone, tag=versions.tag(entry.version))
     kept.drop(line, change.name)
     if trouble:
         get_run_logger().warning(trouble)
     get_run_logger().info(f"{change.subject}: line {line.root.name} is at {final[:12]}, {versions.describe(entry)}")
     return final, entry.version
+
+
+def _findings(verdict: gate.Verdict) -> list[statements.Finding]:
+    return [statements.Finding(**asdict(finding)) for finding in verdict.findings]

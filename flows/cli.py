@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from flows.console import ByOption, LineOption, ReasonOption, clear_failures, me, out
+from flows.lineage_cli import app as lineage_app
 from otmf import __version__, errors
 
 app = typer.Typer(
@@ -24,12 +21,8 @@ app = typer.Typer(
     help="Continual model merging by optimal transport: one shared encoder, task after task merged into it.\n\n"
     "Start with `otmf init my_line`, then `otmf onboard CARD --line my_line` for each task; `otmf demo` shows it all.",
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the line of models.", envvar="OTMF_LINE")]
+app.add_typer(lineage_app)
 WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")]
-ReasonOption = Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")]
-ByOption = Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")]
 OverrideOption = Annotated[
     str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
 ]
@@ -53,9 +46,9 @@ def init(
     """Make a new line of models: a git and DVC folder with its parameters and its base."""
     from flows import workspace
 
-    with _clear_failures():
+    with clear_failures():
         workspace.create(folder, name=name, base=base, params=params, backbone=backbone)
-        out.print(f"Line of models in {folder}. Next: {_me()} onboard CARD --line {folder}")
+        out.print(f"Line of models in {folder}. Next: {me()} onboard CARD --line {folder}")
 
 
 @app.command()
@@ -71,7 +64,7 @@ def onboard(
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate, ask the gate."""
     from flows import admission, server, warm, workspace
 
-    with _clear_failures():
+    with clear_failures():
         found_line, found_card = admission.open_all(line, card)
         with workspace.locked(found_line, patience=wait):  # refused or waited for before anything else is started
             admission.require_ready(found_line, found_card, replace=replace)
@@ -97,7 +90,7 @@ def submit(
     """Hand in a task to be onboarded by a worker: it gets its place in the order, and an event goes to the Prefect server."""
     from flows import server, workspace
 
-    with _clear_failures():
+    with clear_failures():
         found = workspace.open_line(line)
         with server.reached(found):
             from flows import arrival, inbox
@@ -129,7 +122,7 @@ def deploy(
     """Register the line on the Prefect server of PREFECT_API_URL: work pools, the deployments of its prefect.yaml, automations."""
     from flows import server, workspace
 
-    with _clear_failures():
+    with clear_failures():
         found = workspace.open_line(line)
         with server.reached(found):
             from flows import deploy as deployment
@@ -138,9 +131,9 @@ def deploy(
                 found, sweep_seconds=sweep, retrain_cron=retrain_cron, with_agents=agents, notify=notify
             )
         out.print(f"Registered: {', '.join(names)}")
-        out.print(f"Start a worker with: {_me()} worker")
+        out.print(f"Start a worker with: {me()} worker")
         if agents:
-            out.print(f"and on each agent: OTMF_LINE=ITS_CLONE {_me()} worker --pool gpu")
+            out.print(f"and on each agent: OTMF_LINE=ITS_CLONE {me()} worker --pool gpu")
 
 
 @app.command()
@@ -151,7 +144,7 @@ def worker(
     """Start a Prefect worker with a warm interpreter for its stages (seconds less for each); ends with ctrl-C or SIGTERM."""
     from flows import server, warm
 
-    with _clear_failures():
+    with clear_failures():
         server.require_named()
         with warm.interpreter() as environment:
             code = server.work(pool, limit, environment)
@@ -176,7 +169,7 @@ def retrain(
     from flows import retrain as retraining
     from flows import server, warm, workspace
 
-    with _clear_failures():
+    with clear_failures():
         if sum((bool(tasks), changed, everything)) > 1:
             raise workspace.WorkspaceError("expected one of TASK, --changed and --all; received several; leave one")
         found = workspace.open_line(line)
@@ -200,7 +193,7 @@ def retire(
     from flows import retrain as retraining
     from flows import server, warm, workspace
 
-    with _clear_failures():
+    with clear_failures():
         found = workspace.open_line(line)
         with warm.interpreter() as environment, server.connected(found):
             done = retraining.retire(str(found.root), task, reason, environment, wait)
@@ -217,7 +210,7 @@ def promote(
     """Accept, against the gate, the refused model of a task."""
     from flows import promotion, workspace
 
-    with _clear_failures():
+    with clear_failures():
         entry = promotion.promote(workspace.open_line(line), task, by=by, reason=reason, log=out.print)
         out.print(f"{task} accepted: v{entry.version} is the champion")
 
@@ -234,7 +227,7 @@ def rollback(
     """Let an earlier version serve again. Nothing is rewritten: the history gets one more entry."""
     from flows import promotion, workspace
 
-    with _clear_failures():
+    with clear_failures():
         entry = promotion.roll_back(workspace.open_line(line), version, by=by, reason=reason, log=out.print)
         out.print(f"v{entry.version} ({entry.step}) is the champion again")
 
@@ -247,18 +240,18 @@ def status(
     """Show the tasks and steps of a line, what waits and runs, which version serves, refused attempts, what is not up to date."""
     from flows import repro, standing, tracking, workspace
 
-    with _clear_failures():
+    with clear_failures():
         found = workspace.open_line(line)
         if watch:
             standing.watch(found, out)
             return
         out.print(standing.shown(found))
         if not workspace.params(found).steps:
-            out.print(f"Next: {_me()} onboard CARD --line {line} (the first also makes the base)")
+            out.print(f"Next: {me()} onboard CARD --line {line} (the first also makes the base)")
             return
         stale = repro.stale(found.root)
         out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
-        out.print(f"Tracking: {_me('mlflow')} ui --backend-store-uri {errors.without_secrets(tracking.uri(found))}")
+        out.print(f"Tracking: {me('mlflow')} ui --backend-store-uri {errors.without_secrets(tracking.uri(found))}")
 
 
 @app.command()
@@ -273,7 +266,7 @@ def report(
     from flows import report as pages
     from flows import workspace
 
-    with _clear_failures():
+    with clear_failures():
         found = workspace.open_line(line)
         target = output or found.root / "report.html"
         pages.write(found, target)
@@ -289,7 +282,7 @@ def compare(
     from flows import compare as comparison
     from flows import warm, workspace
 
-    with _clear_failures(), warm.interpreter() as environment:
+    with clear_failures(), warm.interpreter() as environment:
         found = workspace.open_line(line)
         comparison.run(found, orders=orders, log=out.print, extra=environment)
         out.print(comparison.table(found))
@@ -304,7 +297,7 @@ def predict(
     """Print class and probability of images, from the version that serves (the champion)."""
     from flows import process, promotion, workspace
 
-    with _clear_failures():
+    with clear_failures():
         newest = workspace.open_line(line)
         found = promotion.serving(newest)
         params = workspace.params(found)
@@ -331,7 +324,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Folder of the demo's line.
     """Run the main job on embedded data: a base, five tasks arriving one by one, a table of methods, a report."""
     from flows import demo as demonstration
 
-    with _clear_failures():
+    with clear_failures():
         demonstration.run(folder, out)
 
 
@@ -344,11 +337,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     app()
-
-
-def _me(name: str = "otmf") -> str:
-    """How this command, or another of the same environment, is typed here."""
-    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).parent / name)
 
 
 def _print_plan(line, wanted: dict[str, str]) -> None:
@@ -379,23 +367,6 @@ def _print_retrained(done) -> None:
     out.print(
         f"v{done.version} is the champion: {ran} stages ran, {100 * done.acc:.1f} % on average over all tasks{change}"
     )
-
-
-@contextmanager
-def _clear_failures() -> Iterator[None]:
-    """Turns expected errors into one sentence on stderr and exit code 1; an interrupt into exit code 130."""
-    from flows import process, workspace
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("otmf: interrupted; the line is as it was", markup=False)
-        raise typer.Exit(130) from None
-    except (process.ProcessError, workspace.WorkspaceError, ValueError, OSError) as error:
-        if os.environ.get("OTMF_DEBUG"):
-            raise
-        err.print(f"otmf: {errors.sentence(error)}", markup=False)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

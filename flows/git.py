@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,22 @@ def run(folder: Path, *arguments: str) -> str:
         folder=folder,
         extra=_author(folder),
     )
+
+
+def tree(folder: Path, revision: str) -> dict[str, str]:
+    """Path -> id of its content, for every file of a commit."""
+    listed = run(folder, "ls-tree", "-r", "-z", "--full-tree", revision).split("\0")[:-1]
+    return {path: about.split()[2] for about, _, path in (entry.partition("\t") for entry in listed)}
+
+
+def blob(folder: Path, name: str) -> bytes:
+    """A content by its id."""
+    return process.read(["git", "cat-file", "blob", name], folder=folder)
+
+
+def name(content: bytes) -> str:
+    """The id that git gives to a content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _author(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import shutil
 from typing import Literal
 
 from flows import git, process, remotes
-from otmf import layout
+from otmf import layout, ledger
 
 KINDS = ("rejected", "quarantined")
 
@@ -34,6 +34,13 @@ def branches(line: layout.Layout) -> dict[str, str]:
     asked = [f"refs/heads/{kind}" for kind in KINDS]
     found = git.run(line.root, "for-each-ref", "--format=%(refname:strip=2)", *asked).split()
     return {branch.partition("/")[2]: branch for branch in sorted(found)}
+
+
+def moved_on(line: layout.Layout, branch: str) -> bool:
+    """Whether the line differs, by more than records of the ledger, from what a kept attempt stands on."""
+    return bool(
+        git.run(line.root, "diff", "--name-only", f"{branch}^", "HEAD", "--", ".", f":(exclude){ledger.FOLDER}").strip()
+    )
 
 
 def drop(line: layout.Layout, name: str) -> None:

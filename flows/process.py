@@ -49,16 +49,20 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:
-    """Standard output of a short command.
+    """Standard output of a short command, as text.
 
     Raises:
         ProcessError: with its last line of output, if it fails.
     """
-    done = subprocess.run(
-        list(arguments), cwd=folder, env=environment(extra), capture_output=True, text=True, check=False
-    )
+    return read(arguments, folder=folder, extra=extra).decode(errors="replace")
+
+
+def read(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> bytes:
+    """Standard output of a short command, byte for byte. Raises as `run`."""
+    done = subprocess.run(list(arguments), cwd=folder, env=environment(extra), capture_output=True, check=False)
     if done.returncode != 0:
-        raise ProcessError(_last_sentence([*done.stdout.splitlines(), *done.stderr.splitlines()], arguments))
+        said = [line for stream in (done.stdout, done.stderr) for line in stream.decode(errors="replace").splitlines()]
+        raise ProcessError(_last_sentence(said, arguments))
     return done.stdout
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
-from flows import git, kept, registry, remotes, tracking, versions, workspace
+from flows import git, kept, records, registry, remotes, repro, tracking, versions, workspace
 from otmf import layout, settings
+from otmf.statements import Decision
 
 Log = Callable[[str], None]
 
 
-def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log: Log) -> versions.Entry:
+def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log: Log) -> Decision:
     """Moves the line to the attempt that the gate refused, as a version of its own.
 
     Raises:
@@ -26,39 +26,45 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
             raise workspace.WorkspaceError(
                 f"expected a refused attempt ({', '.join(kept.branches(line)) or 'there is none'}); received {task!r}; choose one"
             )
-        if _commit(line, f"{branch}^") != _commit(line, "HEAD"):
+        if kept.moved_on(line, branch):
             raise workspace.WorkspaceError(
                 f"expected the line to stand where {task} was refused; received a line that has moved on; onboard the card "
                 "again with --override REASON"
             )
-        attempt = workspace.begin(line, task, commit=branch)
+        attempt = workspace.begin(line, task, outputs=False)
+        git.run(attempt.root, "cherry-pick", "--no-commit", _commit(line, branch))
+        repro.checkout(attempt.root)
         step = settings.chain(workspace.params(attempt).steps)[-1]
         newest = workspace.params(attempt).steps[step].task
-        entry = versions.accept(
+        decision = versions.accepted(
             attempt, action="overridden", step=step, task=newest, by=by or versions.actor(), reason=reason
         )
-        _land(line, attempt, f"Accept {task} against the gate\n\n{reason}", versions.tag(entry.version), log)
+        commit = workspace.commit(attempt.root, f"Accept {task} against the gate\n\n{reason}")
+        refused = records.refusal(attempt.root, decision)
+        records.write(line, attempt, decision, lambda place: records.of_promotion(refused, commit, decision, place))
+        _land(line, attempt, log, tag=versions.tag(decision.version))
         kept.drop(line, task)
     _follow(line, log)
-    return entry
+    return decision
 
 
-def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reason: str, log: Log) -> versions.Entry:
-    """Lets an earlier version serve again: one more entry in the history, and the aliases set.
+def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reason: str, log: Log) -> Decision:
+    """Lets an earlier version serve again: one more record in the ledger, and the aliases set.
 
     Raises:
         WorkspaceError: if there is no such version, or it serves already.
     """
     reason = _reason(reason)
-    number = None if version is None else _number(version)
+    number = None if version is None else versions.number(version)
     with workspace.locked(line):
         workspace.require_clean(line)
         remotes.synchronise(line)
-        attempt = workspace.begin(line, "rollback")
-        entry = versions.roll_back(attempt, number, by=by or versions.actor(), reason=reason)
-        _land(line, attempt, f"Roll back to v{entry.version}\n\n{reason}", None, log)
+        attempt = workspace.begin(line, "rollback", outputs=False)
+        decision = versions.rolled_back(attempt, number, by=by or versions.actor(), reason=reason)
+        records.write(line, attempt, decision, lambda place: records.of_decision(decision, place))
+        _land(line, attempt, log)
     _follow(line, log)
-    return entry
+    return decision
 
 
 def serving(line: layout.Layout) -> layout.Layout:
@@ -72,9 +78,8 @@ def serving(line: layout.Layout) -> layout.Layout:
     return workspace.at(line, _commit(line, versions.tag(champion.version)), f"v{champion.version}")
 
 
-def _land(line: layout.Layout, attempt: layout.Layout, message: str, tag: str | None, log: Log) -> None:
-    workspace.commit(attempt.root, message)
-    trouble = workspace.land(line, attempt, tag=tag)
+def _land(line: layout.Layout, attempt: layout.Layout, log: Log, *, tag: str | None = None) -> None:
+    trouble = workspace.land(line, attempt, tag=tag, outputs=tag is not None)
     if trouble:
         log(trouble)
 
@@ -89,15 +94,6 @@ def _follow(line: layout.Layout, log: Log) -> None:
 
 def _commit(line: layout.Layout, revision: str) -> str:
     return git.run(line.root, "rev-parse", f"{revision}^{{commit}}").strip()
-
-
-def _number(version: str) -> int:
-    found = re.fullmatch(r"v?([1-9]\d{0,8})", version)
-    if not found:
-        raise workspace.WorkspaceError(
-            f"expected a version such as v3; received {version[:40]!r}; otmf status names them"
-        )
-    return int(found.group(1))
 
 
 def _reason(reason: str) -> str:

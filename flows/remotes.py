@@ -102,11 +102,13 @@ def synchronise(line: layout.Layout) -> None:
             repro.pull(line.root)
 
 
-def publish(line: layout.Layout, attempt: layout.Layout, commit: str, names: list[str]) -> None:
+def publish(
+    line: layout.Layout, attempt: layout.Layout, commit: str, names: list[str], *, outputs: bool = True
+) -> None:
     """Data first, then the commit: whoever sees the commit finds what it names. Nothing without remotes."""
     if not has_remote(line):
         return
-    if repro.has_remote(attempt.root):
+    if outputs and repro.has_remote(attempt.root):
         _patiently(lambda: repro.push(attempt.root, runs=True))
     try:
         _patiently(

@@ -85,6 +85,15 @@ def share_cache(line: Path, owner: Path) -> None:
     _configure(line / ".dvc/config.local", {"cache": {"dir": str((owner / ".dvc/cache").resolve())}})
 
 
+def cache(line: Path) -> Path:
+    """The folder of DVC's cache."""
+    for name in ("config.local", "config"):
+        own = ConfigObj(str(line / ".dvc" / name), encoding="utf-8", interpolation=False).get("cache", {})
+        if "dir" in own:
+            return line / ".dvc" / own["dir"]
+    return line / ".dvc/cache"
+
+
 def _configure(path: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
     """Writes DVC's configuration without starting DVC, which takes half a second a time."""
     content = ConfigObj(str(path), encoding="utf-8", interpolation=False)

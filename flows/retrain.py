@@ -104,7 +104,8 @@ def retire(
             later = {f"merge-step@{step}": "follows" for step in settings.chain(left.steps)[first - 1 :]}
             asked = plan.closure(left, later)
             subject = f"Retire {task}\n\n{reason}"
-            change = attempt.Change(f"retire-{task}", subject, [one for one in stages if one[0] in asked], fresh=())
+            again = [one for one in stages if one[0] in asked]
+            change = attempt.Change(f"retire-{task}", subject, again, fresh=(), retired=reason)
             done = attempt.carry_out(line, clone, change, store, parent, environment or {})
     return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
 

@@ -74,6 +74,19 @@ def link(store: Store, parent: str, stage: str, tag: str, digest: str) -> None:
             store.client.set_tag(parent, f"restored.{stage.replace('@', '.')}", found[0].info.run_id)
 
 
+def made(store: Store, output: str, digest: str) -> tuple[str | None, dict[str, str]]:
+    """The id of the newest run that made an output (path, sha256), and what it said of its machine; None if none did."""
+    said = f"tags.`output.{output.replace('/', '.')}` = '{digest}'"
+    with answering(store.uri):
+        found = store.client.search_runs([store.experiment], filter_string=said, max_results=1)
+    if not found:
+        return None, {}
+    tags = found[0].data.tags
+    return found[0].info.run_id, {
+        key.removeprefix("host."): value for key, value in tags.items() if key.startswith("host.")
+    }
+
+
 def seconds(store: Store, stages: Collection[str]) -> dict[str, float]:
     """Stage -> how long its own work took when it last ran; those that never did are left out."""
     missing, found, token = set(stages), {}, None

@@ -1,82 +1,47 @@
-"""Versions of a line's model: which serves, which served before, and who decided so. One file in git, only appended to.
+"""Versions of a line's model: which serves, which served before, and who decided so; read from the ledger.
 
-Each accepted model is a version with a tag of its own on the commit that made it. The last entries say which version is
-the champion; MLflow's aliases follow this file, not the other way round.
+Each accepted model is a version with a tag of its own on the commit that recorded it. The last decision about a version says
+which one is the champion; MLflow's aliases follow the ledger, not the other way round.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from flows import workspace
-from otmf import layout, lineage
+from otmf import layout, ledger, lineage
+from otmf.statements import Action, Decision, Finding
 
-FILE = "data/history.jsonl"
 ACTOR = "OTMF_ACTOR"
 
 
-class Entry(BaseModel):
-    """One decision.
-
-    Attributes:
-        action: accepted by the gate, overridden against it, rolled back to an earlier version.
-        version: the champion from here on.
-        step, task: what the version ends with.
-        sha256: of its encoder's file.
-        by, reason: who decided, and why; the gate where no person did.
-        at: when, UTC.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    action: Literal["accepted", "overridden", "rolled_back"]
-    version: int
-    step: str
-    task: str
-    sha256: str
-    by: str
-    reason: str
-    at: datetime
-
-
-def history(root: Path) -> list[Entry]:
-    """All entries, oldest first.
+def history(root: Path) -> list[Decision]:
+    """All decisions that let a version serve, oldest first.
 
     Raises:
-        WorkspaceError: if the file does not hold up.
+        LedgerError: if the ledger does not hold up.
     """
-    path = root / FILE
-    if not path.exists():
-        return []
-    try:
-        return [Entry.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise workspace.WorkspaceError(
-            f"expected one decision per line in {FILE}; received one that does not parse ({str(error).splitlines()[0]}); "
-            "restore the file from git"
-        ) from error
+    return [record.statement.decision for record in ledger.read(root) if record.statement.decision.version is not None]
 
 
-def champion(entries: Sequence[Entry]) -> Entry | None:
+def champion(entries: Sequence[Decision]) -> Decision | None:
     """The version that serves."""
     return entries[-1] if entries else None
 
 
-def previous(entries: Sequence[Entry]) -> Entry | None:
+def previous(entries: Sequence[Decision]) -> Decision | None:
     """The version that served before the champion, which a rollback returns to."""
     others = [entry for entry in entries if entry.version != entries[-1].version]
     return others[-1] if others else None
 
 
-def find(entries: Sequence[Entry], version: int) -> Entry:
-    """The entry that made a version.
+def find(entries: Sequence[Decision], version: int) -> Decision:
+    """The decision that made a version.
 
     Raises:
         WorkspaceError: if there is none.
@@ -90,24 +55,34 @@ def find(entries: Sequence[Entry], version: int) -> Entry:
     )
 
 
-def accept(clone: layout.Layout, *, action: str, step: str, task: str, by: str, reason: str) -> Entry:
-    """Appends a new version to the file of a clone, to be committed with what it is about."""
-    entry = Entry(
+def accepted(
+    clone: layout.Layout,
+    *,
+    action: Action,
+    step: str,
+    task: str,
+    by: str,
+    reason: str,
+    findings: Sequence[Finding] = (),
+    version: bool = True,
+) -> Decision:
+    """What was decided about the model that a clone ends with: a new version, or (`version` False) none."""
+    number = max((entry.version for entry in history(clone.root)), default=0) + 1
+    return Decision(
         action=action,
-        version=max((entry.version for entry in history(clone.root)), default=0) + 1,
+        version=number if version else None,
         step=step,
         task=task,
         sha256=lineage.digest(clone.merged(step) / "model.safetensors"),
         by=by,
         reason=reason,
         at=datetime.now(UTC),
+        findings=list(findings),
     )
-    _append(clone, entry)
-    return entry
 
 
-def roll_back(clone: layout.Layout, version: int | None, *, by: str, reason: str) -> Entry:
-    """Appends the return to an earlier version (the one that served before, unless named) to the file of a clone.
+def rolled_back(clone: layout.Layout, version: int | None, *, by: str, reason: str) -> Decision:
+    """The return to an earlier version: the one that served before, unless named.
 
     Raises:
         WorkspaceError: if there is no such version, or it serves already.
@@ -122,16 +97,18 @@ def roll_back(clone: layout.Layout, version: int | None, *, by: str, reason: str
         raise workspace.WorkspaceError(
             f"expected another version than the one that serves; received v{before.version}; there is nothing to do"
         )
-    entry = before.model_copy(update={"action": "rolled_back", "by": by, "reason": reason, "at": datetime.now(UTC)})
-    _append(clone, entry)
-    return entry
+    now = {"action": "rolled_back", "by": by, "reason": reason, "at": datetime.now(UTC), "findings": []}
+    return before.model_copy(update=now)
 
 
-def _append(clone: layout.Layout, entry: Entry) -> None:
-    path = clone.root / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(entry.model_dump_json() + "\n")
+def number(version: str) -> int:
+    """The number of a version as a person types it, such as v3."""
+    found = re.fullmatch(r"v?([1-9]\d{0,8})", version)
+    if not found:
+        raise workspace.WorkspaceError(
+            f"expected a version such as v3; received {version[:40]!r}; otmf status names them"
+        )
+    return int(found.group(1))
 
 
 def tag(version: int) -> str:
@@ -144,6 +121,6 @@ def actor() -> str:
     return os.environ.get(ACTOR) or getpass.getuser()
 
 
-def describe(entry: Entry) -> str:
+def describe(entry: Decision) -> str:
     """One line about a version."""
     return f"v{entry.version} ({entry.step}, {entry.task}; {entry.action.replace('_', ' ')} by {entry.by})"

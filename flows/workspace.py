@@ -203,12 +203,13 @@ def require_absent(line: layout.Layout, *paths: Path) -> None:
             )
 
 
-def begin(line: layout.Layout, name: str, *, commit: str = "HEAD") -> layout.Layout:
+def begin(line: layout.Layout, name: str, *, commit: str = "HEAD", outputs: bool = True) -> layout.Layout:
     """A clone of the line to attempt a change in, with the line's DVC cache; an older attempt of that name goes.
 
-    Nothing in the line itself changes until `land`; a failed attempt stays where it is, to be looked at.
+    Nothing in the line itself changes until `land`; a failed attempt stays where it is, to be looked at. Without `outputs`
+    it holds what git holds alone.
     """
-    return _clone(line, line.private / "attempts" / name, git.run(line.root, "rev-parse", commit).strip())
+    return _clone(line, line.private / "attempts" / name, git.run(line.root, "rev-parse", commit).strip(), outputs)
 
 
 def at(line: layout.Layout, commit: str, name: str) -> layout.Layout:
@@ -219,14 +220,15 @@ def at(line: layout.Layout, commit: str, name: str) -> layout.Layout:
     return _clone(line, folder, commit)
 
 
-def _clone(line: layout.Layout, folder: Path, commit: str) -> layout.Layout:
+def _clone(line: layout.Layout, folder: Path, commit: str, outputs: bool = True) -> layout.Layout:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     git.run(line.root, "clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(line.root), str(folder))
     git.run(folder, "checkout", "--quiet", "-B", "main", commit)
     clone = layout.Layout(folder)
     repro.share_cache(clone.root, line.root)
-    repro.checkout(clone.root)
+    if outputs:
+        repro.checkout(clone.root)
     return clone
 
 
@@ -238,13 +240,14 @@ def commit(folder: Path, message: str) -> str:
     return git.run(folder, "rev-parse", "HEAD").strip()
 
 
-def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None) -> str:
+def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None, outputs: bool = True) -> str:
     """Moves the line, and its git remote before it, to the attempt's commit, forward only; then brings its outputs there,
     and the attempt goes.
 
     Args:
         line, attempt: the line, and a clone of it that is ahead.
         tag: a name for the commit. It is given before the line moves, so that a line never stands at a version without one.
+        outputs: whether the attempt changes any that DVC holds.
 
     Returns:
         Empty, or one sentence if the commit has landed but its outputs could not be brought there.
@@ -253,14 +256,15 @@ def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None)
     git.run(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), "HEAD", *named)
     commit = git.run(attempt.root, "rev-parse", "HEAD").strip()
     try:
-        remotes.publish(line, attempt, commit, [f"refs/tags/{tag}"] if tag else [])
+        remotes.publish(line, attempt, commit, [f"refs/tags/{tag}"] if tag else [], outputs=outputs)
     except WorkspaceError:
         if tag:
             git.run(line.root, "tag", "--delete", tag)
         raise
     git.run(line.root, "merge", "--quiet", "--ff-only", commit)
     try:
-        repro.checkout(line.root)
+        if outputs:
+            repro.checkout(line.root)
     except (process.ProcessError, OSError) as error:
         return f"the commit has landed, its outputs not yet ({' '.join(str(error).split())[:200]}); run `dvc checkout` in {line.root}"
     shutil.rmtree(attempt.root, ignore_errors=True)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 LARGEST = 10_000
+Signer, PublicKey = CryptoSigner, SSlibKey
 
 
 class KeyFileError(ValueError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 
 def digest(path: Path) -> str:
@@ -19,7 +20,10 @@ def digest(path: Path) -> str:
         raise FileNotFoundError(
             f"expected a file or folder to identify; received {path}, which does not exist; run its stage"
         )
-    lines = [
-        f"{part.relative_to(path).as_posix()} {digest(part)}" for part in sorted(path.rglob("*")) if part.is_file()
-    ]
+    return listing({part.relative_to(path).as_posix(): digest(part) for part in path.rglob("*") if part.is_file()})
+
+
+def listing(parts: Mapping[str, str]) -> str:
+    """The identity of a folder, from relative path -> sha256 of each of its files."""
+    lines = [f"{name} {parts[name]}" for name in sorted(parts, key=lambda name: PurePosixPath(name).parts)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

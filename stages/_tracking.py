@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ def _record(line: _params.Line, stage: str, arguments: list[str], facts: Any) ->
         "otmf.version": __version__,
         "git.commit": os.environ.get(COMMIT, ""),
         "packages": _packages(),
+        **{f"host.{name}": value for name, value in _host(line).items()},
     }
     if os.environ.get(PARENT):
         tags["mlflow.parentRunId"] = os.environ[PARENT]
@@ -145,6 +147,17 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{name}.")
         else:
             yield name, value
+
+
+def _host(line: _params.Line) -> dict[str, str]:
+    """What the bytes of an output may depend on beside code and parameters."""
+    import torch
+
+    from stages import _encoder
+
+    where = _encoder.device(line)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine()
+    return {"device": where.type, "processor": name, "system": platform.system(), "python": platform.python_version()}
 
 
 def _packages() -> str:

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from flows import admission, plan, process, repro, server, workspace
 from otmf import cards, gathering, layout
 from tests import makers
@@ -81,6 +83,7 @@ def _bare(line: layout.Layout, stage: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 10, 30, 100])
+    parser.add_argument("--plot", type=Path, help="SVG file of the growth")
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
     with tempfile.TemporaryDirectory() as name:
@@ -98,6 +101,20 @@ def main() -> None:
         "of it not its stages under DVC, s",
     ]
     print(machine.table(columns, rows))
+    if given.plot:
+        plotted(columns, rows).savefig(given.plot, metadata={"Date": None})
+
+
+def plotted(columns: list[str], rows: list[list[object]]) -> Figure:
+    """Seconds over the number of tasks, a line for each command."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    counts = [int(row[0]) for row in rows]
+    for number, name in enumerate(columns[1:], start=1):
+        axes.plot(counts, [float(row[number]) for row in rows], marker="o", label=name.removesuffix(", s"))
+    axes.set(xlabel="tasks", ylabel="seconds", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
 
 
 if __name__ == "__main__":

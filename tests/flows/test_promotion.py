@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from flows import git, kept, promotion, standing, tracking, versions, workspace
-from otmf import layout
+from flows import git, kept, promotion, records, standing, tracking, versions, workspace
+from otmf import layout, ledger, statements
 from tests import makers
 
 
@@ -42,19 +43,32 @@ def attempt(line: layout.Layout, task: str) -> layout.Layout:
     return clone
 
 
-def accept(line: layout.Layout, task: str) -> versions.Entry:
+def accept(line: layout.Layout, task: str) -> statements.Decision:
     clone = attempt(line, task)
     step = f"s{len(workspace.params(clone).steps):02d}"
-    entry = versions.accept(clone, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
+    entry = versions.accepted(clone, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
     workspace.commit(clone.root, f"Onboard {task}")
+    records.write(line, clone, entry, lambda place: records.of_decision(entry, place))
     workspace.land(line, clone, tag=versions.tag(entry.version))
     return entry
 
 
 def refuse(line: layout.Layout, task: str) -> None:
     clone = attempt(line, task)
+    step = f"s{len(workspace.params(clone).steps):02d}"
+    path = f"data/models/merged/{step}"
+    stage = {"cmd": "merge", "outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}]}
+    makers.write_yaml(clone.root / "dvc.lock", {"schema": "2.0", "stages": {f"merge-step@{step}": stage}})
     workspace.commit(clone.root, f"Refuse {task}\n\nexpected more; received less")
+    decision = versions.accepted(
+        clone, action="refused", step=step, task=task, by="gate", reason="expected more; received less", version=False
+    )
+    name = f"merge-step@{step}"
+    made = records.Made({name: "ran"}, {name: path}, [task], datetime.now(UTC), "", None, "")
+    recorded = workspace.begin(line, "record", outputs=False)
+    records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     kept.keep(line, clone, "rejected")
+    workspace.land(line, recorded, outputs=False)
 
 
 def aliases(line: layout.Layout) -> dict[str, str]:
@@ -73,10 +87,10 @@ def test_versions_count_up_and_each_commit_has_its_tag(line) -> None:
 
 
 def test_rollback_is_one_more_entry_and_sets_the_aliases(line) -> None:
-    before = (line.root / versions.FILE).read_bytes()
+    before = [record.content for record in ledger.read(line.root)]
     entry = promotion.roll_back(line, None, by=None, reason="worse on photos", log=print)
     assert (entry.action, entry.version, entry.by, entry.reason) == ("rolled_back", 1, "ada", "worse on photos")
-    assert (line.root / versions.FILE).read_bytes().startswith(before)
+    assert [record.content for record in ledger.read(line.root)][:-1] == before
     assert aliases(line) == {"champion": "1", "previous": "2"}
     assert git.run(line.root, "status", "--porcelain") == ""
     promotion.roll_back(line, "v2", by="grace", reason="it was the camera", log=print)
@@ -122,6 +136,7 @@ def test_rollback_needs_a_reason(line) -> None:
 def test_refused_attempt_can_be_accepted_by_a_person_with_a_reason(line, monkeypatch) -> None:
     monkeypatch.setattr(versions.lineage, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
     refuse(line, "three")
+    assert git.run(line.root, "status", "--porcelain") == ""
     assert kept.branches(line) == {"three": "rejected/three"}
     assert any("Refused: three: expected more; received less" in found for found in standing.sentences(line))
     entry = promotion.promote(line, "three", by="grace", reason="wanted\nall the same", log=print)
@@ -156,7 +171,15 @@ def test_decision_stands_while_the_tracking_store_is_away_and_is_written_later(l
 
 
 def test_history_that_was_meddled_with_is_refused(line) -> None:
-    path: Path = line.root / versions.FILE
-    path.write_text(path.read_text() + "{}\n")
-    with pytest.raises(workspace.WorkspaceError, match=r"expected one decision per line in data/history\.jsonl"):
+    path = line.root / ledger.FOLDER / ledger.name(2)
+    path.write_bytes(path.read_bytes().replace(b"=", b""))
+    with pytest.raises(ledger.LedgerError, match=r"000002\.json"):
         versions.history(line.root)
+
+
+def test_refusal_changes_nothing_of_the_line_but_the_ledger(line) -> None:
+    before = git.run(line.root, "rev-parse", "HEAD").strip()
+    refuse(line, "three")
+    assert git.run(line.root, "diff", "--name-only", before, "HEAD").split() == ["data/lineage/000003.json"]
+    assert ledger.read(line.root)[-1].statement.decision.version is None
+    assert [found.version for found in versions.history(line.root)] == [1, 2]

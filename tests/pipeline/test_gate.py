@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import git, kept, tracking, workspace
-from otmf import layout
+from flows import git, kept, tracking, versions, workspace
+from otmf import layout, ledger
 from tests import makers
 
 pytestmark = pytest.mark.pipeline
@@ -33,10 +33,10 @@ def root(otmf, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def refused(otmf, root, tmp_path_factory) -> subprocess.CompletedProcess:
-    before = git.run(root, "rev-parse", "HEAD")
+    before = git.run(root, "rev-parse", "HEAD").strip()
     card = makers.card(tmp_path_factory.mktemp("cards"), "second", seed=2)
     done = otmf("onboard", card, "--line", root, code=1)
-    assert git.run(root, "rev-parse", "HEAD") == before
+    assert git.run(root, "diff", "--name-only", before, "HEAD").split() == ["data/lineage/000002.json"]
     return done
 
 
@@ -77,9 +77,10 @@ def test_person_accepts_it_then_rolls_back_and_predictions_follow(otmf, root, re
     assert otmf("predict", "--task", "first", picture, "--line", root).stdout.startswith("one.png\t")
     gone = otmf("predict", "--task", "second", picture, "--line", root, code=1).stderr
     assert "expected a task of the version that serves (first); received 'second'" in gone
-    entries = [json.loads(line) for line in (root / "data/history.jsonl").read_text().splitlines()]
-    assert [(entry["action"], entry["by"], entry["version"]) for entry in entries] == [
+    entries = [record.statement.decision for record in ledger.read(root)]
+    assert [(entry.action, entry.by, entry.version) for entry in entries] == [
         ("accepted", "gate", 1),
+        ("refused", "gate", None),
         ("overridden", "ada", 2),
         ("rolled_back", "grace", 1),
     ]
@@ -89,8 +90,8 @@ def test_override_is_recorded_with_name_and_reason(otmf, root, refused, tmp_path
     card = makers.card(tmp_path / "cards", "third", seed=3)
     done = otmf("onboard", card, "--line", root, "--override", "a trial", OTMF_ACTOR="ada")
     assert "third onboarded as" in done.stdout
-    last = json.loads((root / "data/history.jsonl").read_text().splitlines()[-1])
-    assert (last["action"], last["by"], last["reason"]) == ("overridden", "ada", "a trial")
+    last = versions.history(root)[-1]
+    assert (last.action, last.by, last.reason) == ("overridden", "ada", "a trial")
 
 
 @pytest.mark.parametrize("way", ["quarantine", "unbalanced"])

@@ -1,0 +1,44 @@
+"""What all commands share: where they print, how they name a line, how they fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from otmf import errors
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the line of models.", envvar="OTMF_LINE")]
+ReasonOption = Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")]
+ByOption = Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")]
+
+
+@contextmanager
+def clear_failures() -> Iterator[None]:
+    """Turns expected errors into one sentence on stderr and exit code 1; an interrupt into exit code 130."""
+    from flows import process, workspace
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("otmf: interrupted; the line is as it was", markup=False)
+        raise typer.Exit(130) from None
+    except (process.ProcessError, workspace.WorkspaceError, ValueError, OSError) as error:
+        if os.environ.get("OTMF_DEBUG"):
+            raise
+        err.print(f"otmf: {errors.sentence(error)}", markup=False)
+        raise typer.Exit(1) from None
+
+
+def me(name: str = "otmf") -> str:
+    """How this command, or another of the same environment, is typed here."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).parent / name)

@@ -1,0 +1,86 @@
+"""The commands of lineage: keys, verification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.console import ByOption, LineOption, ReasonOption, clear_failures, out
+
+app = typer.Typer()
+keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign the ledger.")
+app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command()
+def new(reason: ReasonOption, line: LineOption = Path(), by: ByOption = None) -> None:
+    """Make a key that signs every record from here on; the key so far signs for it. The private half stays here."""
+    from flows import keyring, workspace
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        key = keyring.new(found, by=by, reason=" ".join(reason.split())[:500], log=out.print)
+        public = keyring.path(found, key.keyid).with_suffix(".pub")
+        out.print(f"The ledger is signed with {key.keyid[:16]} from here on; give auditors its public half, {public}")
+
+
+@keys_app.command()
+def show(line: LineOption = Path()) -> None:
+    """Show which key signs the ledger, and whether its private half is here."""
+    from flows import keyring, workspace
+    from otmf import ledger
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        key = ledger.in_force(ledger.read(found.root))
+        if key is None:
+            out.print("The ledger is unsigned; sign it from here on with: otmf keys new --reason ...")
+            return
+        private = keyring.path(found, key.keyid)
+        out.print(
+            f"{key.keyid[:16]} signs the ledger; its private half is {'at' if private.exists() else 'not at'} {private}"
+        )
+
+
+@app.command()
+def verify(
+    versions: Annotated[
+        list[str] | None, typer.Argument(metavar="[VERSION...]", help="Such as v3; all otherwise.")
+    ] = None,
+    line: LineOption = Path(),
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key you trust (PEM); those beside this line's private keys otherwise."),
+    ] = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Take records that nobody signed as they are.")] = False,
+    without_registry: Annotated[bool, typer.Option("--without-registry", help="Do not ask MLflow's registry.")] = False,
+) -> None:
+    """Check every hash, signature and link from the models to the raw data; exit code 0 only if all hold."""
+    from flows import keyring, verification, workspace
+    from flows.versions import number
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        wanted = [number(one) for one in versions or []]
+        checks = verification.verify(
+            found, wanted, keyring.trusted(found, key or []), unsigned=unsigned, with_registry=not without_registry
+        )
+        held, broken = 0, 0
+        for check in checks:
+            held, broken = held + (not check.trouble), broken + bool(check.trouble)
+            out.print(
+                f"[red]BAD[/red] {_plain(check.about)}: {_plain(check.trouble)}"
+                if check.trouble
+                else f"ok  {_plain(check.about)}"
+            )
+        out.print(f"{held} checks hold, {broken} do not")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,204 @@
+"""Whether `otmf verify` finds every alteration of a history, and calls no clean one bad.
+
+    python -m tests.benchmarks.bench_mutations [--mutations N] [--clean N] [--seed N]
+
+A line of five steps, signed, with a refusal, a person's override and a rollback. Each mutation alters one file of it at random
+(any record, model, mask, head, picture archive, object of DVC's cache, card, parameter file, result or git reference): a flipped bit, a
+cut, bytes put in, a file taken away, put in, swapped with another or replaced by another. Each is verified and undone. Then clean histories:
+the line with decisions of people on top (rollbacks there and back, new keys, edits that are committed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flows import keyring, process, promotion, server, verification, versions, warm, workspace
+from otmf import layout
+from tests import makers
+from tests.benchmarks import bench_recovery, machine
+
+KINDS = ("flip", "cut", "put in", "delete", "add", "swap", "substitute")
+
+
+def history(folder: Path) -> layout.Layout:
+    """A signed line of five steps, one of them accepted against the gate, and a rollback there and back."""
+    line = bench_recovery.lenient(folder / "small")
+    otmf = str(Path(sys.executable).parent / "otmf")
+    keyring.new(line, by="bench", reason="from the start", log=print)
+    with warm.interpreter() as stages, server.own(folder / "prefect") as url:
+        env = {**process.environment(), **stages, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
+        for number in range(1, 6):
+            if number == 4:
+                gate(line, {"least_of_finetuned": 9.0})
+            card = makers.card(folder / "cards", f"task_{number}", seed=number)
+            done = subprocess.run(
+                [otmf, "onboard", card, "--line", line.root], check=False, env=env, capture_output=True
+            )
+            if done.returncode != (number == 4):
+                raise SystemExit(done.stderr.decode())
+            if number == 4:
+                promotion.promote(line, "task_4", by="bench", reason="wanted", log=print)
+                gate(line, {"least_of_finetuned": 0, "largest_drop": 1, "largest_average_drop": 1})
+    promotion.roll_back(line, None, by="bench", reason="there", log=print)
+    promotion.roll_back(line, "v5", by="bench", reason="and back", log=print)
+    return line
+
+
+def gate(line: layout.Layout, rules: dict) -> None:
+    document = workspace.read_params(line)
+    document["gate"] = rules
+    workspace.write_params(line, document)
+    workspace.commit(line.root, "Other rules")
+
+
+def troubles(line: layout.Layout) -> list[verification.Check]:
+    keys = keyring.trusted(line, [])
+    return [check for check in verification.verify(line, [], keys) if check.trouble]
+
+
+def targets(line: layout.Layout) -> dict[str, list[Path]]:
+    """Kind -> the files that the ledger, the report or a version speaks of."""
+    root = line.root
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, check=True, capture_output=True, text=True).stdout.split()
+    kinds = {
+        "record": root.glob("data/lineage/*"),
+        "model": root.glob("data/models/**/*"),
+        "raw data": root.glob("data/raw/*/**/*"),
+        "cache": (root / ".dvc/cache/files/md5").glob("*/*"),
+        "card, parameters, result": (root / name for name in tracked if not name.startswith("data/lineage")),
+        "git reference": [*(root / ".git/refs").glob("tags/**/*")],
+    }
+    return {kind: sorted(path for path in found if path.is_file()) for kind, found in kinds.items()}
+
+
+def mutate(rng: random.Random, kind: str, path: Path, others: list[Path]) -> Callable[[], None] | None:
+    """Alters a file; what undoes it, or None if nothing would change."""
+    content = path.read_bytes()
+    place = rng.randrange(len(content)) if content else 0
+    other = rng.choice(others)
+    theirs = other.read_bytes()
+
+    def back() -> None:
+        path.write_bytes(content)
+        if kind == "swap":
+            other.write_bytes(theirs)
+
+    if kind == "add":
+        added = path.with_name(f"{path.stem}_2{path.suffix}")
+        if added.exists() or ".git" in path.parts or ".dvc" in path.parts:
+            return None
+        added.write_bytes(content)
+        return added.unlink
+    if kind in ("swap", "substitute") and (theirs == content or other == path):
+        return None
+    if kind == "flip" and content:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
+    elif kind == "cut" and content:
+        path.write_bytes(content[:place])
+    elif kind == "put in":
+        path.write_bytes(content[:place] + rng.randbytes(rng.randint(1, 16)) + content[place:])
+    elif kind == "delete":
+        path.unlink()
+    elif kind in ("swap", "substitute"):
+        path.write_bytes(theirs)
+        if kind == "swap":
+            other.write_bytes(content)
+    else:
+        return None
+    return back
+
+
+def mutations(line: layout.Layout, wanted: int, seed: int) -> tuple[collections.Counter, list[str]]:
+    """Kinds of file and alteration -> number caught; what was missed."""
+    rng, caught, missed = random.Random(seed), collections.Counter(), []
+    while sum(caught.values()) + len(missed) < wanted:
+        found = targets(line)
+        of = rng.choice(list(found))
+        kind, path = rng.choice(KINDS), rng.choice(found[of])
+        undo = mutate(rng, kind, path, found[of])
+        if undo is None:
+            continue
+        said = troubles(line)
+        undo()
+        if said:
+            caught[(of, kind)] += 1
+        else:
+            missed.append(f"{kind} of {path.relative_to(line.root)}")
+            print(f"MISSED {missed[-1]}", flush=True)
+        if sum(caught.values()) % 50 == 0:
+            print(f"{sum(caught.values())} caught", flush=True)
+    return caught, missed
+
+
+def clean(line: layout.Layout, wanted: int, seed: int, folder: Path) -> list[str]:
+    """What verification said of clean histories; empty if nothing."""
+    rng, said = random.Random(seed), []
+    for number in range(wanted):
+        copy = folder / f"copy-{number}"
+        shutil.copytree(line.root, copy, symlinks=True)
+        found = layout.Layout(copy)
+        for _ in range(rng.randint(1, 4)):
+            step(rng, found)
+        said += [f"history {number}: {check}" for check in troubles(found)]
+        shutil.rmtree(copy)
+    return said
+
+
+def step(rng: random.Random, line: layout.Layout) -> None:
+    """Something people do to a line."""
+    kind = rng.choice(("rollback", "rollback", "key", "edit"))
+    if kind == "rollback":
+        entries = versions.history(line.root)
+        others = sorted({entry.version for entry in entries} - {entries[-1].version})
+        promotion.roll_back(line, f"v{rng.choice(others)}", by="bench", reason=f"reason {rng.random()}", log=print)
+    elif kind == "key":
+        keyring.new(line, by="bench", reason="a new one", log=print)
+    else:
+        gate(line, {"largest_drop": round(rng.uniform(0.1, 1), 3)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutations", type=int, default=500)
+    parser.add_argument("--clean", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    os.environ["OTMF_ACTOR"] = "bench"
+    with tempfile.TemporaryDirectory(prefix="otmf-mutations-") as name:
+        folder = Path(name)
+        line = history(folder)
+        before = troubles(line)
+        begun = time.perf_counter()
+        troubles(line)
+        seconds = time.perf_counter() - begun
+        caught, missed = mutations(line, given.mutations, given.seed)
+        after = troubles(line)
+        false = clean(line, given.clean, given.seed, folder)
+    print(
+        machine.heading(
+            "Alterations of a history", f"python -m tests.benchmarks.bench_mutations {' '.join(sys.argv[1:])}".strip()
+        )
+    )
+    rows = [[of, *(caught[(of, kind)] for kind in KINDS)] for of in sorted({of for of, _ in caught})]
+    print(machine.table(["altered", *KINDS], rows))
+    print(f"{sum(caught.values())} of {given.mutations} caught, {len(missed)} missed: {missed or 'none'}.")
+    print(f"Called bad before and after all were undone: {len(before)} and {len(after)} checks.")
+    print(
+        f"Clean histories called bad: {len(false)} checks in {given.clean} histories: {false[:3] or 'none'}. One verification: {seconds:.1f} s."
+    )
+    if missed or before or after or false:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The ledger of a real line: what its records say, and that whatever is altered afterwards is found and named."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from flows import git, keyring, repro, tracking, workspace
+from otmf import keys, layout, ledger, statements
+from tests import makers
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def made(otmf, tmp_path_factory) -> Path:
+    """A signed line with two tasks."""
+    folder = tmp_path_factory.mktemp("ledger")
+    root = makers.line(folder / "small")
+    said = otmf("keys", "new", "--reason", "from the start", "--by", "ada", "--line", root).stdout
+    assert "give auditors its public half" in said
+    for number, name in enumerate(("first", "second"), start=1):
+        otmf("onboard", makers.card(folder / "cards", name, seed=number), "--line", root)
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Iterator[Path]:
+    """A copy to be altered. Links of the cache stay links."""
+    subprocess.run(["cp", "-a", str(made), str(tmp_path / "small")], check=True)
+    yield tmp_path / "small"
+    shutil.rmtree(tmp_path / "small")
+
+
+def test_clean_line_holds(otmf, made) -> None:
+    said = otmf("verify", "--line", made).stdout
+    assert said.splitlines()[-1].endswith(" checks hold, 0 do not")
+    assert "BAD" not in said
+    assert "ok  v2: data/models/merged/s02" in said
+    assert "ok  registry: alias champion" in said
+    only = otmf("verify", "v1", "--line", made).stdout
+    assert "v1: stage merge-step@s01" in only
+    assert "v2: stage" not in only
+
+
+def test_record_says_what_went_in_and_who_made_it(made) -> None:
+    key, first, second = ledger.read(made)
+    assert (key.statement.decision.action, key.statement.decision.by) == ("key", "ada")
+    predicate = second.statement.predicate
+    assert isinstance(predicate, statements.Provenance)
+    definition, details = predicate.buildDefinition, predicate.runDetails
+    assert set(definition.otmf_stages) == {
+        "finetune@second",
+        "extract@second",
+        "merge-step@s02",
+        "head-tune@s02",
+        "evaluate@s02",
+    }
+    assert "pretrained" in first.statement.predicate.buildDefinition.otmf_stages
+    merge = definition.otmf_stages["merge-step@s02"]
+    assert (
+        merge.inputs["data/models/merged/s01"]
+        == first.statement.predicate.buildDefinition.otmf_stages["merge-step@s01"].outputs["data/models/merged/s01"]
+    )
+    client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(made)))
+    assert client.get_run(merge.run).data.tags["stage"] == "merge_step"
+    assert merge.host["device"] == "cpu"
+    parent = client.get_run(details.otmf_runs["parent"])
+    assert parent.data.tags["kind"] == "onboard"
+    assert details.builder.version["torch"]
+    assert details.metadata.invocationId
+    assert details.metadata.startedOn < details.metadata.finishedOn
+    assert [finding.holds for finding in second.statement.decision.findings] == [True] * 3
+    named = {found.name: found for found in definition.resolvedDependencies}
+    assert named["git commit"].digest["gitCommit"] == git.run(made, "rev-parse", "model/v2^").strip()
+    assert named["git commit"].annotations == {"clean": True}
+    assert {"data/raw/second", "data/models/merged/s01", "params.yaml", "dvc.lock", "data/cards/second.yaml"} <= set(
+        named
+    )
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.chmod(0o644)
+    path.write_bytes(bytes(content))
+
+
+def commit(root: Path) -> None:
+    workspace.commit(root, "Nothing to see here")
+
+
+def cached(root: Path, path: str) -> Path:
+    """The object of DVC's cache with the same content as a file."""
+    content = (root / path).read_bytes()
+    return next(one for one in (root / ".dvc/cache/files/md5").glob("*/*") if one.read_bytes() == content)
+
+
+def tag_moved(root: Path) -> None:
+    git.run(root, "tag", "--force", "model/v1", "HEAD")
+
+
+def retagged(root: Path) -> None:
+    client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(root)))
+    client.set_model_version_tag("small", "1", "by", "somebody")
+
+
+def result_committed(root: Path) -> None:
+    path = root / "data/results/steps/s02.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 0.9'))
+    commit(root)
+
+
+def last_record_lost(root: Path) -> None:
+    git.run(root, "reset", "--quiet", "--hard", "model/v1")
+    git.run(root, "tag", "--delete", "model/v2")
+    repro.checkout(root)
+
+
+ALTERED = {
+    "model": (lambda root: flip(root / "data/models/merged/s02/model.safetensors"), "BAD v2: data/models/merged/s02: expected sha256"),
+    "older model": (lambda root: flip(root / "data/models/merged/s01/model.safetensors"), "BAD v2: data/models/merged/s01: expected sha256"),
+    "cache": (lambda root: flip(cached(root, "data/models/masks/s02/masks.safetensors")), "data/models/masks/s02 in DVC's cache: expected sha256"),
+    "pictures": (lambda root: flip(next((root / "data/raw/first").glob("*.npz"))), "BAD v2: data/raw/first: expected sha256"),
+    "picture lost": (lambda root: next((root / "data/raw/first").glob("*.npz")).unlink(), "BAD v2: data/raw/first: expected sha256"),
+    "parameters": (lambda root: flip(root / "params.yaml"), "BAD file params.yaml: expected the content of the last commit"),
+    "record": (lambda root: flip(root / "data/lineage/000002.json"), "BAD record 000002.json: expected"),
+    "record lost": (lambda root: (root / "data/lineage/000002.json").unlink(), "BAD record 000003.json: expected record 2"),
+    "file put in": (lambda root: (root / "data/cards/third.yaml").write_text("name: third"), "BAD file data/cards/third.yaml: expected no such file"),
+    "tag": (tag_moved, "BAD v1: commit"),
+    "registry": (retagged, "BAD registry: v1: expected tag by 'gate'; received 'somebody'"),
+    "result, committed": (result_committed, "BAD v2: data/results/steps/s02.json: expected sha256"),
+    "last record": (last_record_lost, "BAD registry: end of the ledger: expected at least 3 records; received 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_is_altered_is_named(otmf, root, what) -> None:
+    alter, message = ALTERED[what]
+    alter(root)
+    said = otmf("verify", "--line", root, code=1).stdout
+    assert message in said, said
+
+
+def test_another_key_signs_from_here_on_and_either_is_enough(otmf, root, tmp_path) -> None:
+    old = keyring.trusted(layout.Layout(root), [])[0]
+    otmf("keys", "new", "--reason", "ada has left", "--by", "grace", "--line", root)
+    otmf("rollback", "--reason", "to see", "--line", root)
+    line = layout.Layout(root)
+    both = {key.keyid: key for key in keyring.trusted(line, [])}
+    assert len(both) == 2
+    for number, key in enumerate(both.values()):
+        (tmp_path / f"{number}.pub").write_text(keys.pem(key))
+        otmf("verify", "--line", root, "--key", tmp_path / f"{number}.pub")
+    assert old.keyid in both
+    stranger = keys.new(tmp_path / "stranger.pem").public_key
+    (tmp_path / "stranger.pub").write_text(keys.pem(stranger))
+    said = otmf("verify", "--line", root, "--key", tmp_path / "stranger.pub", code=1).stdout
+    assert "expected a key you trust" in said
+
+
+def test_without_the_private_key_nothing_is_decided(otmf, root) -> None:
+    before = git.run(root, "rev-parse", "HEAD")
+    folder = root / ".otmf/keys"
+    folder.rename(root / ".otmf/elsewhere")
+    said = otmf("rollback", "--reason", "to see", "--line", root, code=1).stderr
+    assert "which signs this line's ledger, at" in said
+    otmf("rollback", "--reason", "to see", "--line", root, OTMF_KEYS=str(root / ".otmf/elsewhere"))
+    assert git.run(root, "rev-parse", "HEAD") != before
+    next((root / ".otmf/elsewhere").glob("*.pem")).chmod(0o644)
+    said = otmf("rollback", "--reason", "again", "--line", root, code=1, OTMF_KEYS=str(root / ".otmf/elsewhere")).stderr
+    assert "expected a private key that its owner alone may read" in said
+
+
+def test_unsigned_line_says_so(otmf, tmp_path) -> None:
+    root = makers.line(tmp_path / "plain")
+    otmf("onboard", makers.card(tmp_path / "cards", "only"), "--line", root)
+    said = otmf("verify", "--line", root, code=1).stdout
+    assert "BAD signature of 000001.json: unsigned: expected a signature; received none" in said
+    assert "unsigned" in otmf("verify", "--unsigned", "--line", root).stdout
+    assert "The ledger is unsigned" in otmf("keys", "show", "--line", root).stdout
+
+
+def test_version_that_never_was_is_refused(otmf, made) -> None:
+    assert (
+        "expected a version of this line (v1, v2); received v9" in otmf("verify", "v9", "--line", made, code=1).stderr
+    )
