@@ -199,7 +199,7 @@ def refuse(
         clone, action="quarantined" if aside else "refused", step=step, task=workspace.params(clone).steps[step].task, by="gate",
         reason=reasons, findings=_findings(verdict), version=False,
     )  # fmt: skip
-    recorded = workspace.begin(line, f"record-{change.name}", outputs=False)
+    recorded = workspace.begin(line, f"_record-{change.name}", outputs=False)
     records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
     workspace.land(line, recorded, outputs=False)

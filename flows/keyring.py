@@ -63,7 +63,7 @@ def new(line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str]
         part.rename(at)
         at.with_suffix(".pub").write_text(keys.pem(key), encoding="utf-8")
         try:
-            clone = workspace.begin(line, "key")
+            clone = workspace.begin(line, "_key")
             ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
             workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
             trouble = workspace.land(line, clone)

@@ -80,6 +80,46 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def replay(
+    version: Annotated[str, typer.Argument(help="Such as v3.")],
+    step: Annotated[str | None, typer.Option(help="Only the stages of this step, such as s03.")] = None,
+    line: LineOption = Path(),
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Largest relative difference that passes where processor, packages or code are others."),
+    ] = 1e-3,
+) -> None:
+    """Make a version again in a temporary clone, from its recorded commit and parameters, and compare the bytes."""
+    from rich.table import Table
+
+    from flows import replay as replaying
+    from flows import warm, workspace
+    from flows.versions import number
+
+    with clear_failures():
+        found, wanted = workspace.open_line(line), number(version)
+        others = replaying.surroundings(found, wanted)
+        for said in others:
+            out.print(f"not as it was made: {said}", markup=False)
+        table, broken = Table(title=f"{version}, made again"), 0
+        for column in ("stage", "output", "bytes"):
+            table.add_column(column)
+        with warm.interpreter() as environment:
+            for one in replaying.replay(found, wanted, step, log=out.print, extra=environment):
+                passes = one.same or (bool(others) and one.apart <= tolerance)
+                broken += not passes
+                said = "the same" if one.same else f"other, apart by {one.apart:.2g}" + ("" if passes else ": BAD")
+                table.add_row(one.stage, one.path, said)
+        out.print(table)
+        out.print(
+            f"{table.row_count - broken} outputs as recorded, {broken} not"
+            + (f" (others may differ by {tolerance:g}, as this is not where it was made)" if others else "")
+        )
+    if broken:
+        raise typer.Exit(1)
+
+
 def _plain(text: str) -> str:
     from rich.markup import escape
 

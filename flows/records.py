@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 
 from flows import git, keyring, tracking, workspace
 from flows.release import release
-from otmf import layout, ledger, lineage, statements
+from otmf import host, layout, ledger, lineage, statements
 
 MODEL = "model.safetensors"
 DESCRIBED = ("params.yaml", "dvc.yaml", "dvc.lock")
@@ -122,7 +121,7 @@ def of_model(
         metadata=statements.BuildMetadata(
             invocationId=made.flow, startedOn=made.begun, finishedOn=datetime.now(UTC)
         ),
-        otmf_host=host(),
+        otmf_host=host.about(),
         otmf_runs={"parent": made.parent},
     )  # fmt: skip
     return statements.Statement(
@@ -151,11 +150,6 @@ def refusal(root: Path, decision: statements.Decision) -> statements.Statement:
         f"expected a record of the refusal of {decision.task} with sha256 {decision.sha256[:12]}; received none in {ledger.FOLDER}; onboard "
         "the card again with --override REASON"
     )
-
-
-def host() -> dict[str, str]:
-    """What can be said of this machine without naming it."""
-    return {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()}
 
 
 @cache

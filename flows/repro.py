@@ -37,6 +37,7 @@ def stage(
     extra: Mapping[str, str] | None = None,
     force: bool = False,
     pull: bool = False,
+    keep: bool = True,
 ) -> Outcome:
     """Brings one stage up to date; says whether it ran, was restored from the cache, or had nothing to do.
 
@@ -48,11 +49,13 @@ def stage(
         force: run it whatever DVC knows of it.
         pull: look for its outputs in the DVC remote as well, by the runs recorded there. What it reads must lie in the
             folder already: of what does not, DVC takes what it last knew.
+        keep: whether its outputs go into DVC's cache.
 
     Raises:
         ProcessError: with the stage's own sentence, if it fails.
     """
-    options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
+    flags = {"--force": force, "--pull": pull, "--no-commit": not keep}
+    options = [flag for flag, wanted in flags.items() if wanted]
     lines = process.pump(
         [*_DVC, "--wait-for-lock", "repro", "--single-item", *options, target],
         folder=line,

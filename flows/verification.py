@@ -42,8 +42,7 @@ class _Line:
 
     @property
     def made(self) -> dict[int, ledger.Record]:
-        """Version -> the record of the model."""
-        return {record.statement.decision.version: record for record in self.records if _is_model(record)}
+        return models(self.records)
 
     def blob(self, name: str) -> bytes:
         if name not in self.blobs:
@@ -88,6 +87,26 @@ def verify(
             yield from _guarded(f"v{number}", _version(found, number, record))
     if with_registry:
         yield from _registry(found)
+
+
+def models(records: Sequence[ledger.Record]) -> dict[int, ledger.Record]:
+    """Version -> the record of how its model was made."""
+    return {record.statement.decision.version: record for record in records if _is_model(record)}
+
+
+def commit_of(record: ledger.Record) -> str:
+    """The commit with the content that a record is about."""
+    inputs = record.statement.predicate.buildDefinition.resolvedDependencies
+    return next(one.digest["gitCommit"] for one in inputs if "gitCommit" in one.digest)
+
+
+def recorded(records: Sequence[ledger.Record], last: ledger.Record) -> dict[str, statements.Stage]:
+    """Stage -> how it was recorded when it last ran for a model, up to a record."""
+    stages: dict[str, statements.Stage] = {}
+    for record in models(records).values():
+        if record.index <= last.index:
+            stages |= record.statement.predicate.buildDefinition.otmf_stages
+    return stages
 
 
 def _guarded(about: str, checks: Iterator[Check]) -> Iterator[Check]:
@@ -192,9 +211,7 @@ def _lying(root: Path) -> set[str]:
 
 def _version(found: _Line, number: int, record: ledger.Record) -> Iterator[Check]:
     provenance = record.statement.predicate
-    commit = next(
-        one.digest["gitCommit"] for one in provenance.buildDefinition.resolvedDependencies if "gitCommit" in one.digest
-    )
+    commit = commit_of(record)
     yield Check(f"v{number}: commit {commit[:12]} and tag", _tag(found, number, record, commit))
     tree = git.tree(found.root, commit)
     for resource in provenance.buildDefinition.resolvedDependencies:
@@ -202,11 +219,11 @@ def _version(found: _Line, number: int, record: ledger.Record) -> Iterator[Check
             received = hashlib.sha256(found.blob(tree[resource.name])).hexdigest()
             yield Check(f"v{number}: {resource.name}", _differ("sha256", resource.digest["sha256"], received))
     stages = _yaml(found.blob(tree["dvc.lock"]))["stages"]
-    recorded = _recorded(found, record)
+    known = recorded(found.records, record)
     for name, entry in stages.items():
-        yield Check(f"v{number}: stage {name} in dvc.lock", _stage(recorded.get(name), entry, stages, tree, found))
+        yield Check(f"v{number}: stage {name} in dvc.lock", _stage(known.get(name), entry, stages, tree, found))
     newest = number == max(found.made)
-    for path, output in _contents(stages, recorded):
+    for path, output in _contents(stages, known):
         yield from _guarded(f"v{number}: {path}", _content(found, f"v{number}: {path}", path, output, tree, newest))
 
 
@@ -219,15 +236,6 @@ def _tag(found: _Line, number: int, record: ledger.Record, commit: str) -> str:
         return f"expected {record.name} in the tag's commit; received another content or none"
     base = git.run(found.root, "merge-base", tag, "HEAD").strip()
     return "" if base == tag else f"expected {tag[:12]} in the line's history; received a line without it"
-
-
-def _recorded(found: _Line, last: ledger.Record) -> dict[str, statements.Stage]:
-    """Stage -> how it was recorded when it last ran for a model, up to a record."""
-    stages: dict[str, statements.Stage] = {}
-    for record in found.made.values():
-        if record.index <= last.index:
-            stages |= record.statement.predicate.buildDefinition.otmf_stages
-    return stages
 
 
 def _stage(

@@ -6,13 +6,12 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from otmf import __version__, errors, lineage
+from otmf import __version__, errors, host, lineage
 from stages import _params
 
 PARENT = "OTMF_PARENT_RUN"
@@ -156,8 +155,8 @@ def _host(line: _params.Line) -> dict[str, str]:
     from stages import _encoder
 
     where = _encoder.device(line)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine()
-    return {"device": where.type, "processor": name, "system": platform.system(), "python": platform.python_version()}
+    name = {"processor": torch.cuda.get_device_name(where)} if where.type == "cuda" else {}
+    return {**host.about(), **name, "device": where.type}
 
 
 def _packages() -> str:

@@ -14,7 +14,9 @@ TORCH_FREE = {
     "embedded",
     "errors",
     "gate",
+    "differences",
     "gathering",
+    "host",
     "images",
     "keys",
     "layout",
@@ -29,7 +31,7 @@ DOORS = {
     "open_clip": {"otmf/backbones.py"},
     "ot": {"otmf/transport.py"},
     "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},
-    "safetensors": {"otmf/checkpoints.py"},
+    "safetensors": {"otmf/checkpoints.py", "otmf/differences.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
     "prefect": {
         "flows/agents.py",

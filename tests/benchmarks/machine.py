@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from otmf import host
+
 
 def heading(title: str, command: str) -> str:
     """The first lines of an evidence file."""
@@ -16,7 +18,7 @@ def heading(title: str, command: str) -> str:
     ).stdout.strip()
     return (
         f"    {command}\n\n# {title}\n\n"
-        f"Machine: {cores()} cores of {processor()}, {memory_gib():.0f} GiB, no accelerator; Python {platform.python_version()}, "
+        f"Machine: {cores()} cores of {host.processor()}, {memory_gib():.0f} GiB, no accelerator; Python {platform.python_version()}, "
         f"torch {metadata.version('torch')}, open_clip {metadata.version('open_clip_torch')}, POT {metadata.version('pot')}; "
         f"commit {commit}.\n"
     )
@@ -26,13 +28,6 @@ def cores() -> int:
     import os
 
     return os.cpu_count() or 1
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def memory_gib() -> float:

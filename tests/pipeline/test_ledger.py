@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
@@ -190,3 +191,24 @@ def test_version_that_never_was_is_refused(otmf, made) -> None:
     assert (
         "expected a version of this line (v1, v2); received v9" in otmf("verify", "v9", "--line", made, code=1).stderr
     )
+
+
+def test_version_made_again_has_the_same_bytes(otmf, made) -> None:
+    said = otmf("replay", "v2", "--step", "s02", "--line", made).stdout
+    assert "8 outputs as recorded, 0 not" in said
+    assert "not as it was made" not in said
+    assert (
+        "expected a step of v1 (s01); received 's02'"
+        in otmf("replay", "v1", "--step", "s02", "--line", made, code=1).stderr
+    )
+
+
+def test_version_that_cannot_be_made_again_says_which_output_differs(otmf, root) -> None:
+    path = next((root / "data/raw/second").glob("*.npz"))
+    stored, data = cached(root, str(path.relative_to(root))), makers.arrays(seed=77)
+    stored.chmod(0o644)
+    np.savez(stored.with_suffix(".npz"), **data)
+    stored.with_suffix(".npz").rename(stored)
+    said = otmf("replay", "v2", "--step", "s02", "--line", root, code=1).stdout
+    assert "other, apart by" in said
+    assert "BAD" in said

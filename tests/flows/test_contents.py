@@ -1,0 +1,73 @@
+"""Hashes of what DVC holds: the same as DVC's own, and of the bytes as they are now."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows import contents, git, repro
+from otmf import lineage
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    git.run(tmp_path, "init", "--quiet")
+    repro.start(tmp_path)
+    files = {
+        "data/a.txt": b"a",
+        "data/b/c.txt": b"c",
+        "data/b-c": b"",
+        "data/b.txt": b"\r\n",
+        "data/\u00e9.txt": b"e",
+        "one.bin": bytes(range(256)),
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data", "one.bin"], check=True, cwd=tmp_path)
+    return tmp_path
+
+
+def pointed(root: Path, name: str) -> str:
+    return YAML(typ="safe").load((root / f"{name}.dvc").read_text())["outs"][0]["md5"]
+
+
+@pytest.mark.parametrize("name", ["data", "one.bin"])
+def test_hashes_are_dvcs_and_ours(root, name) -> None:
+    found = contents.Reader().path(root / name)
+    assert found == contents.Content(pointed(root, name), lineage.digest(root / name))
+    assert contents.Reader().cached(repro.cache(root), found.md5) == found
+
+
+def test_file_altered_without_a_trace_is_read_as_it_is(root) -> None:
+    path = root / "one.bin"
+    stat, before = path.stat(), contents.Reader().path(root / "one.bin")
+    path.chmod(0o644)
+    path.write_bytes(bytes(256))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert contents.Reader().path(path) != before
+
+
+def test_object_that_is_missing_or_no_listing_is_said(root) -> None:
+    md5 = pointed(root, "data")
+    with pytest.raises(FileNotFoundError):
+        contents.Reader().cached(repro.cache(root), "0" * 32)
+    listing = repro.cache(root) / "files/md5" / md5[:2] / md5[2:]
+    listing.chmod(0o644)
+    for text in ("{}", '[{"md5": "../../../etc", "relpath": "x"}]', '[{"relpath": "x"}]', "[[]]"):
+        listing.write_text(text)
+        with pytest.raises(ValueError, match="expected a listing of files"):
+            contents.Reader().cached(repro.cache(root), md5)
+
+
+def test_listing_altered_but_well_formed_has_another_hash(root) -> None:
+    md5 = pointed(root, "data")
+    listing = repro.cache(root) / "files/md5" / md5[:2] / md5[2:]
+    listing.chmod(0o644)
+    listing.write_text(listing.read_text().replace("a.txt", "z.txt"))
+    assert contents.Reader().cached(repro.cache(root), md5).md5 != md5
