@@ -10,6 +10,9 @@ import typer
 from flows.console import ByOption, LineOption, ReasonOption, clear_failures, out
 
 app = typer.Typer()
+KeyOption = Annotated[
+    list[Path] | None, typer.Option(help="Public key you trust (PEM); those beside this line's private keys otherwise.")
+]
 keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign the ledger.")
 app.add_typer(keys_app, name="keys")
 
@@ -50,10 +53,7 @@ def verify(
         list[str] | None, typer.Argument(metavar="[VERSION...]", help="Such as v3; all otherwise.")
     ] = None,
     line: LineOption = Path(),
-    key: Annotated[
-        list[Path] | None,
-        typer.Option(help="Public key you trust (PEM); those beside this line's private keys otherwise."),
-    ] = None,
+    key: KeyOption = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Take records that nobody signed as they are.")] = False,
     without_registry: Annotated[bool, typer.Option("--without-registry", help="Do not ask MLflow's registry.")] = False,
 ) -> None:
@@ -118,6 +118,77 @@ def replay(
         )
     if broken:
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    version: Annotated[str | None, typer.Argument(help="Such as v3; the champion otherwise.")] = None,
+    line: LineOption = Path(),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write into; audit-VERSION in the line's private folder otherwise.")
+    ] = None,
+    key: KeyOption = None,
+    without_registry: Annotated[bool, typer.Option("--without-registry", help="Do not ask MLflow's registry.")] = False,
+) -> None:
+    """Verify a version and write its audit: page, JSON, CycloneDX bill of materials, OpenLineage events, model card."""
+    from datetime import UTC, datetime
+
+    from flows import audit_files, openlineage, workspace
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        made = _audited(found, version, key or [], with_registry=not without_registry, at=datetime.now(UTC))
+        folder = output or found.private / f"audit-v{made.version}"
+        audit_files.write(made, folder)
+        sent = openlineage.send(made)
+        for said in made.deviations:
+            out.print(f"[red]deviation[/red] {_plain(said)}")
+        out.print(
+            f"{made.checks_held} checks hold, {len(made.checks_broken)} do not; audit of v{made.version}: {folder / audit_files.PAGE}"
+        )
+        if sent:
+            out.print(f"{sent} events sent to the OpenLineage server")
+    if made.checks_broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="Such as v2.")],
+    after: Annotated[str, typer.Argument(help="Such as v3.")],
+    line: LineOption = Path(),
+) -> None:
+    """Show what changed between two versions: data, licences, code, parameters, order, accuracy."""
+    from datetime import UTC, datetime
+
+    from rich.table import Table
+
+    from flows import audit as auditing
+    from flows import differ, workspace
+    from flows.versions import number
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        one, other = (auditing.audit(found, number(name), [], at=datetime.now(UTC)) for name in (before, after))
+        table = Table(title=f"{before} and {after} of {one.line}")
+        for column in ("kind", "what", before, after):
+            table.add_column(column)
+        for change in differ.between(one, other):
+            table.add_row(change.kind, _plain(change.what), _plain(change.before or "-"), _plain(change.after or "-"))
+        out.print(table if table.row_count else "The same data, code, parameters and accuracies.")
+
+
+def _audited(line, version: str | None, keys: list[Path], *, with_registry: bool, at):
+    from flows import audit as auditing
+    from flows import keyring, verification, versions, workspace
+
+    champion = versions.champion(versions.history(line.root))
+    if version is None and champion is None:
+        raise workspace.WorkspaceError("expected a line with a version; received one without; onboard a task first")
+    wanted = versions.number(version) if version else champion.version
+    trusted = keyring.trusted(line, keys)
+    checks = list(verification.verify(line, [wanted], trusted, unsigned=True, with_registry=with_registry))
+    return auditing.audit(line, wanted, checks, at=at)
 
 
 def _plain(text: str) -> str:

@@ -23,7 +23,7 @@ def write(line: layout.Layout, target: Path) -> None:
         WorkspaceError: if the line has no step yet.
     """
     page = (
-        _environment()
+        environment()
         .get_template("report.md.j2" if target.suffix == ".md" else "report.html.j2")
         .render(**content(line))
     )
@@ -146,7 +146,7 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["percent"] = lambda value, signed=False: (

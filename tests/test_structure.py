@@ -30,6 +30,8 @@ TORCH_FREE = {
 DOORS = {
     "open_clip": {"otmf/backbones.py"},
     "ot": {"otmf/transport.py"},
+    "cyclonedx": {"flows/bom.py"},
+    "openlineage": {"flows/openlineage.py"},
     "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},
     "safetensors": {"otmf/checkpoints.py", "otmf/differences.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},

@@ -1,0 +1,335 @@
+"""All that an auditor asks about one version of a line, gathered from its records and the commit they name; as one document.
+
+Its JSON form has a published schema (docs/audit.schema.json); the page, the bill of materials, the events and the model card are
+other forms of the same document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from ruamel.yaml import YAML
+
+from flows import git, verification, versions, workspace
+from otmf import cards, layout, ledger, settings, statements
+
+SCHEMA = "urn:otmf:audit:1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Broken(_Part):
+    """A check that does not hold."""
+
+    about: str
+    trouble: str
+
+
+class Data(_Part):
+    """The data of a task, or of the base.
+
+    Attributes:
+        sha256, md5: of its folder.
+        images: part of the split -> number; empty for the base.
+        test_sha256: of the test part.
+    """
+
+    path: str
+    sha256: str
+    md5: str | None
+    images: dict[str, int] = {}
+    test_sha256: str = ""
+
+
+class Task(_Part):
+    """A task in the model.
+
+    Attributes:
+        name, title, description, owner, licence: as its card says.
+        source: of its images.
+        origin: `fine-tuned here`, or `checkpoint from elsewhere`.
+        labels: what its labels were used for.
+        classes: number.
+        step, version: where it came in.
+        base, finetuned: accuracies of the base and of its expert, as fractions.
+        accuracy: step -> accuracy of the merged model after it.
+    """
+
+    name: str
+    title: str
+    description: str
+    owner: str
+    licence: str
+    source: str
+    origin: str
+    labels: str
+    step: str
+    data: Data
+    base: float
+    finetuned: float
+    accuracy: dict[str, float]
+
+
+class Step(_Part):
+    """A merge.
+
+    Attributes:
+        changes: older task -> change of its accuracy by this merge, as a fraction.
+        saw: what the merge was given, by its trace.
+        record: file of the record of its making.
+    """
+
+    step: str
+    task: str
+    method: str
+    parameters: dict[str, Any]
+    saw: dict[str, Any]
+    acc: float
+    bwt: float | None
+    changes: dict[str, float]
+    record: str
+    sha256: str
+
+
+class Decided(_Part):
+    """A record of the ledger: what was decided, and which keys signed it."""
+
+    record: str
+    sha256: str
+    signed_by: list[str]
+    decision: statements.Decision
+
+
+class Audit(_Part):
+    """The document about one version. `deviations` come first, whatever else is right."""
+
+    schema_id: str = Field(default=SCHEMA, alias="$schema")
+    line: str
+    version: int
+    serves: str
+    step: str
+    sha256: str
+    encoder: str
+    commit: str
+    generated: datetime
+    deviations: list[str]
+    checks_held: int
+    checks_broken: list[Broken]
+    base: Data
+    base_licence: str
+    tasks: list[Task]
+    steps: list[Step]
+    decisions: list[Decided]
+    stages: dict[str, statements.Stage]
+    packages: dict[str, str]
+    flow_run: str
+    runs: dict[str, str]
+    host: dict[str, str]
+    started: datetime
+    finished: datetime
+
+
+def audit(line: layout.Layout, number: int, checks: Sequence[verification.Check], *, at: datetime) -> Audit:
+    """The document about a version.
+
+    Args:
+        line: the folder.
+        number: of the version.
+        checks: what verification said of it.
+        at: when this is asked.
+
+    Raises:
+        WorkspaceError: if there is no such version.
+    """
+    records = ledger.read(line.root)
+    versions.find(versions.history(line.root), number)
+    record = verification.models(records)[number]
+    commit, stages = verification.commit_of(record), verification.recorded(records, record)
+    read = _Commit(line.root, commit)
+    params = settings.check(read.yaml("params.yaml"))
+    order = settings.chain(params.steps)
+    evaluations = {step: read.json(f"data/results/steps/{step}.json") for step in order}
+    last = evaluations[order[-1]]
+    making = {stage: found for found in verification.models(records).values() if found.index <= record.index
+              for stage in found.statement.predicate.buildDefinition.otmf_stages}  # fmt: skip
+    decision, details = record.statement.decision, record.statement.predicate.runDetails
+    broken = [Broken(about=check.about, trouble=check.trouble) for check in checks if check.trouble]
+    return Audit(
+        line=params.line,
+        version=number,
+        serves=_role(versions.history(line.root), number),
+        step=order[-1],
+        sha256=decision.sha256,
+        encoder=Path(params.backbone.model).stem,
+        commit=commit,
+        generated=at,
+        deviations=[*_deviations(records, record), *(f"{one.about}: {one.trouble}" for one in broken)],
+        checks_held=sum(not check.trouble for check in checks),
+        checks_broken=broken,
+        base=_data(stages["pretrained"], "data/raw/pretrained"),
+        base_licence=_base_licence(read),
+        tasks=[_task(read, step, params.steps[step].task, order, evaluations, last, stages) for step in order],
+        steps=[_step(read, step, params.steps[step], evaluations, stages, making) for step in order],
+        decisions=[
+            Decided(record=one.name, sha256=one.sha256, signed_by=sorted(one.envelope.signatures), decision=one.statement.decision)
+            for one in records
+        ],
+        stages=stages,
+        packages=details.builder.version,
+        flow_run=details.metadata.invocationId,
+        runs={**details.otmf_runs, **{stage: found.run for stage, found in stages.items() if found.run}},
+        host=details.otmf_host,
+        started=details.metadata.startedOn,
+        finished=details.metadata.finishedOn,
+    )  # fmt: skip
+
+
+class _Commit:
+    """Files of a commit."""
+
+    def __init__(self, root: Path, commit: str) -> None:
+        self.root, self.tree = root, git.tree(root, commit)
+
+    def text(self, path: str) -> str:
+        if path not in self.tree:
+            raise workspace.WorkspaceError(
+                f"expected {path} in the version's commit; received a commit without it; fetch the line's history"
+            )
+        return git.blob(self.root, self.tree[path]).decode()
+
+    def json(self, path: str) -> dict[str, Any]:
+        return json.loads(self.text(path))
+
+    def yaml(self, path: str) -> dict[str, Any]:
+        return YAML(typ="safe").load(self.text(path))
+
+
+def _role(entries: Sequence[statements.Decision], number: int) -> str:
+    champion, previous = versions.champion(entries), versions.previous(entries)
+    if champion is not None and champion.version == number:
+        return "champion"
+    return "previous" if previous is not None and previous.version == number else "no longer"
+
+
+def _deviations(records: Sequence[ledger.Record], last: ledger.Record) -> list[str]:
+    """What an auditor should look at first: unsigned records, changed trees, decisions against the gate."""
+    found = []
+    unsigned = [record.name for record in records if not record.envelope.signatures]
+    if unsigned:
+        found.append(
+            f"{len(unsigned)} of {len(records)} records are unsigned: {', '.join(unsigned[:5])}"
+            + (" ..." if len(unsigned) > 5 else "")
+        )
+    for record in records:
+        decision, predicate = record.statement.decision, record.statement.predicate
+        if record.index > last.index:
+            continue
+        if decision.action == "overridden":
+            found.append(
+                f"v{decision.version} ({decision.task}) was accepted against the gate by {decision.by}: {decision.reason}"
+            )
+        if isinstance(predicate, statements.Provenance):
+            dirty = [
+                one
+                for one in predicate.buildDefinition.resolvedDependencies
+                if (one.annotations or {}).get("clean") is False
+            ]
+            if dirty:
+                found.append(f"{record.name} was made from a tree with uncommitted changes")
+    return found
+
+
+def _base_licence(read: _Commit) -> str:
+    document = read.yaml("data/cards/pretrained.yaml")
+    said = {part.get("licence", "") for part in document.get("parts") or [document]}
+    return ", ".join(sorted(one for one in said if one))
+
+
+def _data(stage: statements.Stage, path: str, manifest: dict[str, Any] | None = None) -> Data:
+    found, parts = stage.inputs[path], (manifest or {}).get("parts", {})
+    return Data(
+        path=path,
+        sha256=found.sha256,
+        md5=found.md5,
+        images={name: part["images"] for name, part in parts.items()},
+        test_sha256=parts.get("test", {}).get("sha256", ""),
+    )
+
+
+def _task(
+    read: _Commit,
+    step: str,
+    name: str,
+    order: Sequence[str],
+    evaluations: dict[str, dict[str, Any]],
+    last: dict[str, Any],
+    stages: dict[str, statements.Stage],
+) -> Task:
+    card = cards.Card.model_validate(read.yaml(f"data/cards/{name}.yaml"))
+    manifest = read.json(f"data/results/splits/{name}.json")
+    after = {row["step"]: row["accuracy"] for row in last["rows"] if row["task"] == name}
+    tuned = [one for one in order if evaluations[one]["heads"] != "frozen"]
+    uses = [] if card.checkpoint else ["fine-tuning"]
+    uses += [f"tuning of heads ({evaluations[one]['heads']}) at {one}" for one in tuned]
+    return Task(
+        name=name,
+        title=card.title,
+        description=card.description,
+        owner=card.owner,
+        licence=card.licence,
+        source=card.source,
+        origin="checkpoint from elsewhere" if card.checkpoint else "fine-tuned here",
+        labels=", ".join([*uses, "evaluation"]),
+        step=step,
+        data=_data(stages[f"finetune@{name}"], f"data/raw/{name}", manifest),
+        base=last["references"][name]["base"],
+        finetuned=last["references"][name]["finetuned"],
+        accuracy=after,
+    )
+
+
+def _step(
+    read: _Commit,
+    step: str,
+    entry: settings.Step,
+    evaluations: dict[str, dict[str, Any]],
+    stages: dict[str, statements.Stage],
+    making: dict[str, ledger.Record],
+) -> Step:
+    trace, evaluation = read.json(f"data/results/merges/{step}.json"), evaluations[step]
+    now = {row["task"]: row["accuracy"] for row in evaluation["rows"] if row["step"] == step}
+    before = {row["task"]: row["accuracy"] for row in evaluation["rows"] if row["step"] == entry.previous}
+    merge = f"merge-step@{step}"
+    return Step(
+        step=step,
+        task=entry.task,
+        method=trace["method"],
+        parameters=trace["settings"],
+        saw=trace["saw"],
+        acc=evaluation["acc"],
+        bwt=evaluation["bwt"],
+        changes={task: now[task] - before[task] for task in now if task in before},
+        record=making[merge].name,
+        sha256=stages[merge].outputs[f"data/models/merged/{step}"].sha256,
+    )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the document."""
+    return {"$id": SCHEMA, **Audit.model_json_schema(by_alias=True, mode="serialization")}
+
+
+def as_json(found: Audit) -> str:
+    """The document as JSON."""
+    return json.dumps(found.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))
