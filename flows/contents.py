@@ -62,14 +62,23 @@ class Reader:
         found = self.file(_place(cache, md5))
         if not md5.endswith(".dir"):
             return found
-        entries = json.loads(_place(cache, md5).read_text(encoding="utf-8"))
-        if not isinstance(entries, list) or not all(_sound(entry) for entry in entries):
-            raise ValueError(f"expected a listing of files under {md5}; received another content; fetch it anew")
-        parts = {entry["relpath"]: self.file(_place(cache, entry["md5"])) for entry in entries}
+        parts = {name: self.file(path) for name, path in listed(cache, md5).items()}
         folder = _folder(parts)
         return Content(
             f"{found.md5}.dir" if folder.md5 == f"{found.md5}.dir" else f"another than {folder.md5}", folder.sha256
         )
+
+
+def listed(cache: Path, md5: str) -> dict[str, Path]:
+    """Relative path -> file in DVC's cache, for a folder that the cache holds under an md5.
+
+    Raises:
+        FileNotFoundError, ValueError: if the listing is not there, or does not parse.
+    """
+    entries = json.loads(_place(cache, md5).read_text(encoding="utf-8"))
+    if not isinstance(entries, list) or not all(_sound(entry) for entry in entries):
+        raise ValueError(f"expected a listing of files under {md5}; received another content; fetch it anew")
+    return {entry["relpath"]: _place(cache, entry["md5"]) for entry in entries}
 
 
 def _folder(parts: Mapping[str, Content]) -> Content:

@@ -56,8 +56,12 @@ def verify(
     key: KeyOption = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Take records that nobody signed as they are.")] = False,
     without_registry: Annotated[bool, typer.Option("--without-registry", help="Do not ask MLflow's registry.")] = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="New folder for the records and files of one version, to be verified elsewhere.")
+    ] = None,
 ) -> None:
     """Check every hash, signature and link from the models to the raw data; exit code 0 only if all hold."""
+    from flows import bundle as bundling
     from flows import keyring, verification, workspace
     from flows.versions import number
 
@@ -76,6 +80,15 @@ def verify(
                 else f"ok  {_plain(check.about)}"
             )
         out.print(f"{held} checks hold, {broken} do not")
+        if bundle is not None and not broken:
+            if len(wanted) != 1:
+                raise workspace.WorkspaceError(
+                    "expected one version to bundle; received several or none; name it, such as v3"
+                )
+            names = bundling.write(found, wanted[0], bundle)
+            out.print(
+                f"Bundle: {bundle}, {len(names)} files; check it elsewhere with: python {bundle.name}/verify.py KEY.pub"
+            )
     if broken:
         raise typer.Exit(1)
 
@@ -176,6 +189,52 @@ def diff(
         for change in differ.between(one, other):
             table.add_row(change.kind, _plain(change.what), _plain(change.before or "-"), _plain(change.after or "-"))
         out.print(table if table.row_count else "The same data, code, parameters and accuracies.")
+
+
+@app.command()
+def serve(
+    line: LineOption = Path(),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the loopback interface unless told otherwise.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    largest_mib: Annotated[float, typer.Option(min=0.001, help="Largest body of a request, MiB.")] = 16,
+    most_images: Annotated[int, typer.Option(min=1, help="Most images in a request.")] = 64,
+) -> None:
+    """Answer HTTP with the champion's predictions; follows promotions and rollbacks without dropping a request."""
+    from flows import serving, workspace
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        out.print(f"http://{host}:{port}/predict, /ready, /health; ctrl-C ends it")
+        code = serving.serve(found, host=host, port=port, largest_mib=largest_mib, most=most_images, say=out.print)
+    raise typer.Exit(code)
+
+
+@app.command()
+def trace(
+    prediction_id: Annotated[str, typer.Argument(help="As the answer named it.")],
+    line: LineOption = Path(),
+) -> None:
+    """From a served prediction to the version that made it, and its record in the ledger."""
+    from flows import serving, workspace
+
+    with clear_failures():
+        found, record = serving.trace(workspace.open_line(line), prediction_id)
+        decision = record.statement.decision
+        for position, (image, result) in enumerate(zip(found["images"], found["results"], strict=True), start=1):
+            out.print(
+                _plain(
+                    f"image {position}, sha256 {image}: {result['class']}, {result['probability']:.3f}, of {found['task']}, {found['at']}"
+                )
+            )
+        out.print(_plain(f"v{decision.version} ({decision.step}), encoder sha256 {decision.sha256}"))
+        out.print(
+            _plain(
+                f"record {record.name}, sha256 {record.sha256}: {decision.action} by {decision.by}: {decision.reason}"
+            )
+        )
+        out.print(f"Next: otmf verify v{decision.version}, otmf audit v{decision.version}")
 
 
 def _audited(line, version: str | None, keys: list[Path], *, with_registry: bool, at):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -180,9 +181,15 @@ def read_picture(path: Path, size: int) -> Array:
     return _fit(_open(path), size)
 
 
-def _open(path: Path) -> Image.Image:
+def decode_picture(content: bytes, name: str, size: int) -> Array:
+    """One picture from its file's bytes, as `read_picture`; `name` is what errors call it."""
+    return _fit(_open(io.BytesIO(content), name), size)
+
+
+def _open(source: Path | io.BytesIO, name: str = "") -> Image.Image:
+    path = name or source
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(source, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise cards.CardError(
                     f"expected an image of at most {MAX_PIXELS} pixels; received {path} with "

@@ -9,7 +9,18 @@ from otmf import errors
 from stages import _warm
 
 REFUSES = "OTMF_REFUSES"  # stages that a coordinator leaves to agents
-NAMES = ("pretrained", "finetune", "extract", "merge_step", "head_tune", "evaluate", "compare", "predict", "unsent")
+NAMES = (
+    "pretrained",
+    "finetune",
+    "extract",
+    "merge_step",
+    "head_tune",
+    "evaluate",
+    "compare",
+    "predict",
+    "serve",
+    "unsent",
+)
 
 
 def main() -> int:

@@ -6,13 +6,15 @@ One task is submitted for each kill. While it is onboarded, a process of a kind 
 stage, Prefect server, MLflow server, PostgreSQL) gets SIGKILL at a moment drawn at random. Servers, database and worker
 are started again at once, as systemd does. Printed: for each kind, the seconds until a stage of the task runs again or
 the task is onboarded; whether each task is onboarded once, in order; `dvc status`; whether the bytes are those of a line
-that got the same tasks by `otmf onboard` with nobody disturbing it. Needs PostgreSQL.
+that got the same tasks by `otmf onboard` with nobody disturbing it. Needs PostgreSQL. With --folder it can be interrupted: called
+again with the same arguments it goes on after the last kill it noted in kills.jsonl there.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import statistics
@@ -241,22 +243,25 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="otmf-recovery-"))
     rng = random.Random(given.seed)
-    line = lenient(folder / "small")
+    notes = folder / "kills.jsonl"
+    done = [json.loads(text) for text in notes.read_text(encoding="utf-8").splitlines()] if notes.exists() else []
+    line = layout.Layout(folder / "small") if done else lenient(folder / "small")
     cards = [
         makers.card(folder / "cards", f"task_{number:02d}", seed=number, merge={"steps": 300})
         for number in range(1, given.kills + 1)
     ]
     kinds = [KINDS[number % len(KINDS)] for number in range(given.kills)]
     rng.shuffle(kinds)
-    taken: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
-    clean, missed = 0, 0
+    delays = [rng.uniform(0, SPAN) for _ in kinds]
     with warm.interpreter() as stages, site(folder, line, **stages) as found:
         for number, (card, kind) in enumerate(zip(cards, kinds, strict=True), start=1):
-            seconds, killed = attack(found, kind, card, rng.uniform(0, SPAN))
-            missed += not killed
-            taken[kind].append(seconds)
+            if number <= len(done):
+                continue
+            seconds, killed = attack(found, kind, card, delays[number - 1])
             left = repro.stale(line.root)
-            clean += not left
+            done.append({"kind": kind, "seconds": seconds, "killed": killed, "stale": left})
+            with notes.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(done[-1]) + "\n")
             said = "not within four minutes" if seconds is None else f"{seconds:.1f} s"
             print(
                 f"{number}: {kind} {'killed' if killed else 'came too late'}, went on after {said}, stale: {left or 'nothing'}",
@@ -270,7 +275,8 @@ def main() -> None:
     command = f"python -m tests.benchmarks.bench_recovery --kills {given.kills} --seed {given.seed}"
     print(machine.heading("Recovery from SIGKILL", command))
     rows = []
-    for kind, all_ in taken.items():
+    for kind in KINDS:
+        all_ = [one["seconds"] for one in done if one["kind"] == kind]
         known = [seconds for seconds in all_ if seconds is not None]
         middle = [f"{statistics.median(known):.1f}", f"{max(known):.1f}"] if known else ["-", "-"]
         rows.append([kind, len(all_), sum(seconds <= WITHIN for seconds in known), *middle])
@@ -278,6 +284,7 @@ def main() -> None:
     print(
         f"Tasks onboarded: {len(order)} of {len(expected)}, each once and in the order accepted: {order == expected}."
     )
+    clean, missed = sum(not one["stale"] for one in done), sum(not one["killed"] for one in done)
     print(f"`dvc status` empty after each: {clean} of {given.kills}. Kills that found no such process: {missed}.")
     print(f"Trainers left running: {len(orphans)}. Bytes of every step equal to the undisturbed line's: {same}.")
     if not (order == expected and same and clean == given.kills and not orphans):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,7 +131,7 @@ ALTERED = {
     "pictures": (lambda root: flip(next((root / "data/raw/first").glob("*.npz"))), "BAD v2: data/raw/first: expected sha256"),
     "picture lost": (lambda root: next((root / "data/raw/first").glob("*.npz")).unlink(), "BAD v2: data/raw/first: expected sha256"),
     "parameters": (lambda root: flip(root / "params.yaml"), "BAD file params.yaml: expected the content of the last commit"),
-    "record": (lambda root: flip(root / "data/lineage/000002.json"), "BAD record 000002.json: expected"),
+    "record": (lambda root: flip(root / "data/lineage/000002.json"), "000002.json: expected"),
     "record lost": (lambda root: (root / "data/lineage/000002.json").unlink(), "BAD record 000003.json: expected record 2"),
     "file put in": (lambda root: (root / "data/cards/third.yaml").write_text("name: third"), "BAD file data/cards/third.yaml: expected no such file"),
     "tag": (tag_moved, "BAD v1: commit"),
@@ -212,3 +213,79 @@ def test_version_that_cannot_be_made_again_says_which_output_differs(otmf, root)
     said = otmf("replay", "v2", "--step", "s02", "--line", root, code=1).stdout
     assert "other, apart by" in said
     assert "BAD" in said
+
+
+@pytest.fixture(scope="module")
+def bundle(otmf, made, tmp_path_factory) -> tuple[Path, Path]:
+    """A bundle of a version, and the public key."""
+    folder = tmp_path_factory.mktemp("bundles")
+    said = otmf("verify", "v2", "--line", made, "--bundle", folder / "v2").stdout
+    assert "python v2/verify.py KEY.pub" in said
+    public = next((made / ".otmf/keys").glob("*.pub"))
+    shutil.copyfile(public, folder / "KEY.pub")
+    return folder / "v2", folder / "KEY.pub"
+
+
+def checked(bundle: Path, key: Path) -> subprocess.CompletedProcess:
+    """Runs the bundle's own script, with nothing of ours on the path."""
+    return subprocess.run(
+        [sys.executable, "-I", bundle / "verify.py", key], capture_output=True, text=True, check=False, cwd="/"
+    )
+
+
+def test_bundle_is_verified_without_otmf(bundle, made) -> None:
+    done = checked(*bundle)
+    assert (done.returncode, done.stdout.startswith("ok: 3 records, ")) == (0, True), done.stderr
+    files = {
+        path.relative_to(bundle[0] / "files").as_posix() for path in (bundle[0] / "files").rglob("*") if path.is_file()
+    }
+    assert {
+        "data/models/merged/s02/model.safetensors",
+        "data/models/heads/s02/heads.json",
+        "params.yaml",
+        "data/cards/second.yaml",
+    } <= files
+    same = (made / "data/models/merged/s02/model.safetensors").read_bytes()
+    assert (bundle[0] / "files/data/models/merged/s02/model.safetensors").read_bytes() == same
+
+
+def test_bundle_that_was_altered_is_not(bundle, tmp_path) -> None:
+    folder, key = bundle
+    paths = [
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("verify.py", "README.md")
+    ]
+    for path in paths:
+        copy = tmp_path / "copy"
+        shutil.copytree(folder, copy)
+        flip(copy / path)
+        assert checked(copy, key).returncode != 0, path
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        (copy / path).unlink()
+        assert checked(copy, key).returncode != 0, path
+        shutil.rmtree(copy)
+    stranger = keys.new(tmp_path / "stranger.pem").public_key
+    (tmp_path / "stranger.pub").write_text(keys.pem(stranger))
+    assert "no record names your key" in checked(folder, tmp_path / "stranger.pub").stdout
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_record_is_verified_by_openssl_as_the_bundle_says(bundle, tmp_path) -> None:
+    folder, key = bundle
+    lines = [
+        line.strip()
+        for line in (folder / "README.md").read_text().splitlines()
+        if line.startswith("    python3 -c") or "openssl" in line[:12]
+    ]
+    assert len(lines) == 2
+    record = folder / "records/000003.json"
+    script = "\n".join(lines).replace("KEY.pub", str(key))
+    script = script[: script.index("\n")].removesuffix(" R") + f" {record}" + script[script.index("\n") :]
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "Signature Verified Successfully" in done.stdout, done.stderr
+    (tmp_path / "pae").write_bytes((tmp_path / "pae").read_bytes() + b" ")
+    done = subprocess.run(
+        ["bash", "-euc", script.splitlines()[1]], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode != 0

@@ -1,0 +1,84 @@
+"""One folder with the records of a line and the files of a version, to be checked elsewhere, with a public key and no otmf."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from flows import contents, git, report, repro, verification, versions, workspace
+from otmf import layout, ledger, lineage
+
+SCRIPT = Path(__file__).parent / "pages/verify_bundle.py"
+
+
+def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
+    """Writes a bundle into a folder that does not exist, whole or not at all; returns the version's files in it.
+
+    Raises:
+        WorkspaceError: if there is no such version, the folder exists, or something of the version is not as recorded.
+    """
+    if folder.exists():
+        raise workspace.WorkspaceError(
+            f"expected a new folder for the bundle; received {folder}, which exists; choose another"
+        )
+    records = ledger.read(line.root)
+    versions.find(versions.history(line.root), number)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / "records").mkdir(parents=True)
+        for one in records:
+            (part / "records" / one.name).write_bytes(one.content)
+        _copy(line, records, verification.models(records)[number], part / "files")
+        names = sorted(
+            path.relative_to(part / "files").as_posix() for path in (part / "files").rglob("*") if path.is_file()
+        )
+        (part / "contents.json").write_text(
+            json.dumps({"version": number, "files": names}, indent=1) + "\n", encoding="utf-8"
+        )
+        shutil.copyfile(SCRIPT, part / "verify.py")
+        said = (
+            report.environment().get_template("bundle.md.j2").render(line=workspace.params(line).line, version=number)
+        )
+        (part / "README.md").write_text(said, encoding="utf-8")
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return names
+
+
+def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Record, target: Path) -> None:
+    """Encoder, heads, results, cards and parameters as the version's records name them."""
+    named = _named(records, record)
+    tree, step = git.tree(line.root, verification.commit_of(record)), record.statement.decision.step
+    for name in sorted(set(named) & set(tree)):
+        _place(target / name).write_bytes(git.blob(line.root, tree[name]))
+    stages, where = verification.recorded(records, record), layout.Layout(Path())
+    for stage, path in ((f"merge-step@{step}", where.merged(step)), (f"head-tune@{step}", where.heads(step))):
+        output = stages[stage].outputs[path.as_posix()]
+        for name, source in contents.listed(repro.cache(line.root), output.md5).items():
+            shutil.copyfile(source, _place(target / path / name))
+    for path in sorted(path for path in target.rglob("*") if path.is_file()):
+        name = path.relative_to(target).as_posix()
+        if named.get(name) != lineage.digest(path):
+            raise workspace.WorkspaceError(
+                f"expected {name} as the records name it; received another content; see what `otmf verify` says"
+            )
+
+
+def _named(records: list[ledger.Record], last: ledger.Record) -> dict[str, str]:
+    """File -> sha256, as the records of models up to one name it last."""
+    named: dict[str, str] = {}
+    for record in verification.models(records).values():
+        if record.index <= last.index:
+            inputs = record.statement.predicate.buildDefinition.resolvedDependencies
+            named |= {
+                one.name: one.digest["sha256"] for one in (*record.statement.subject, *inputs) if "sha256" in one.digest
+            }
+    return named
+
+
+def _place(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,112 @@
+"""The version that serves, over HTTP: a process with the model, told which version that is to be as the ledger moves on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flows import git, process, versions, workspace
+from otmf import layout, ledger
+
+EVERY = 1.0
+
+
+def log(line: layout.Layout) -> Path:
+    """The folder of what was predicted, one file per day."""
+    return line.private / "predictions"
+
+
+def notice(line: layout.Layout) -> Path:
+    """The file that names the version to serve."""
+    return line.private / "serving.json"
+
+
+def point(line: layout.Layout) -> int:
+    """Brings the notice in line with the champion, whose files lie in a clone of its own; returns its version.
+
+    Raises:
+        WorkspaceError: if the line has no version.
+    """
+    records = [record for record in ledger.read(line.root) if record.statement.decision.version is not None]
+    champion = versions.champion([record.statement.decision for record in records])
+    if champion is None:
+        raise workspace.WorkspaceError(
+            "expected a line with a version to serve; received one without; onboard a task first"
+        )
+    made = next(record for record in records if record.statement.decision.version == champion.version)
+    commit = git.run(line.root, "rev-parse", f"{versions.tag(champion.version)}^{{commit}}").strip()
+    found = workspace.at(line, commit, f"v{champion.version}")
+    content = {
+        "root": str(found.root), "version": champion.version, "step": champion.step, "sha256": champion.sha256,
+        "record": made.name, "record_sha256": made.sha256,
+    }  # fmt: skip
+    text, path = json.dumps(content), notice(line)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        part = path.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    return champion.version
+
+
+def serve(
+    line: layout.Layout, *, host: str, port: int, largest_mib: float, most: int, say: Callable[[str], None]
+) -> int:
+    """Serves until interrupted; follows the line's champion. Returns the exit code of the process with the model."""
+    line.private.mkdir(exist_ok=True)
+    point(line)
+    arguments = [str(notice(line)), str(log(line)), host, str(port), str(largest_mib), str(most)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "stages", "serve", *arguments],
+        cwd=line.root, env={**process.environment(), "OTMF_WARM": ""}, start_new_session=True, preexec_fn=process.die_with_parent,
+    )  # fmt: skip
+    head = None
+    try:
+        while server.poll() is None:
+            now = (line.root / ledger.FOLDER).stat().st_mtime_ns
+            if now != head:
+                head = now
+                _follow(line, say)
+            time.sleep(EVERY)
+    finally:
+        process.end(server)
+    return server.returncode
+
+
+def _follow(line: layout.Layout, say: Callable[[str], None]) -> None:
+    """What serves goes on serving where the line cannot be read in this moment."""
+    try:
+        point(line)
+    except (workspace.WorkspaceError, process.ProcessError, ValueError, OSError) as error:
+        say(f"the version that serves stays as it is: {error}")
+
+
+def predictions(line: layout.Layout) -> Iterator[dict[str, Any]]:
+    """Everything that was predicted, latest day first."""
+    for path in sorted(log(line).glob("*.jsonl"), reverse=True):
+        with path.open(encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
+
+
+def trace(line: layout.Layout, prediction_id: str) -> tuple[dict[str, Any], ledger.Record]:
+    """A prediction and the record of the version it was made with.
+
+    Raises:
+        WorkspaceError: if nothing of that id was predicted here, or the ledger's record is another.
+    """
+    found = next((one for one in predictions(line) if one["prediction_id"] == prediction_id), None)
+    if found is None:
+        raise workspace.WorkspaceError(
+            f"expected the id of a prediction made with this line; received {prediction_id[:60]!r}; look for it where it was served"
+        )
+    record = next((one for one in ledger.read(line.root) if one.name == found["record"]), None)
+    if record is None or record.sha256 != found["record_sha256"] or record.statement.decision.sha256 != found["sha256"]:
+        raise workspace.WorkspaceError(
+            f"expected {found['record']} with sha256 {found['record_sha256'][:16]}, as the prediction names it; received "
+            f"{record.sha256[:16] if record else 'none'}; see what `otmf verify` says"
+        )
+    return found, record

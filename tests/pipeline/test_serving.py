@@ -1,0 +1,181 @@
+"""`otmf serve` on a real line: answers, limits, a switch of version under load, and the way back from a prediction."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from flows import process
+from tests import makers
+from tests.pipeline import production
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def root(otmf, tmp_path_factory) -> Path:
+    """A line with two tasks."""
+    folder = tmp_path_factory.mktemp("served")
+    root = makers.line(folder / "small")
+    for number, name in enumerate(("first", "second"), start=1):
+        otmf("onboard", makers.card(folder / "cards", name, seed=number), "--line", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(root, tmp_path_factory) -> Iterator[str]:
+    port = production.free_port()
+    command = [
+        str(Path(sys.executable).parent / "otmf"),
+        "serve",
+        "--line",
+        str(root),
+        "--port",
+        str(port),
+        "--largest-mib",
+        "0.5",
+        "--most-images",
+        "8",
+    ]
+    log = tmp_path_factory.mktemp("log") / "log"
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            command, env=process.environment(), stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        wait_for(lambda: production.answers(f"http://127.0.0.1:{port}/ready"), 90)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.end(server)
+        assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def picture(seed: int = 5) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(makers.pictures(1, seed=seed)[0][0]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def encoded(*contents: bytes) -> list[str]:
+    return [base64.b64encode(content).decode() for content in contents]
+
+
+def test_answers_with_classes_probabilities_and_where_they_come_from(otmf, root, url, tmp_path) -> None:
+    ready = httpx.get(f"{url}/ready").json()
+    assert (ready["status"], ready["version"], ready["tasks"]) == ("ready", 2, {"first": 3, "second": 3})
+    assert httpx.get(f"{url}/health").json() == {"status": "alive"}
+    found = httpx.post(f"{url}/predict", json={"task": "second", "images": encoded(picture(1), picture(2))})
+    assert (found.status_code, found.headers["x-otmf-version"]) == (200, "v2")
+    answer = found.json()
+    assert len(answer["results"]) == 2
+    for result in answer["results"]:
+        assert set(result["probabilities"]) == {"red", "green", "blue"}
+        assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert (
+            result["probability"] == max(result["probabilities"].values()) == result["probabilities"][result["class"]]
+        )
+    (tmp_path / "one.png").write_bytes(picture(1))
+    said = otmf("predict", "--task", "second", tmp_path / "one.png", "--line", root).stdout.split("\t")
+    assert (said[1], float(said[2])) == (
+        answer["results"][0]["class"],
+        pytest.approx(answer["results"][0]["probability"], abs=1e-3),
+    )
+    single = httpx.post(f"{url}/predict/second", content=picture(1)).json()
+    assert single["results"][0]["probabilities"] == pytest.approx(answer["results"][0]["probabilities"], abs=1e-5)
+    assert single["prediction_id"] != answer["prediction_id"]
+
+
+def test_prediction_leads_back_to_version_and_record(otmf, root, url) -> None:
+    answer = httpx.post(f"{url}/predict/first", content=picture(7)).json()
+    said = otmf("trace", answer["prediction_id"], "--line", root).stdout
+    assert f"v2 (s02), encoder sha256 {answer['sha256']}" in said
+    assert f"record {answer['record']}, sha256 {answer['record_sha256']}: accepted by gate" in said
+    assert answer["results"][0]["class"] in said
+    assert "expected the id of a prediction made with this line" in otmf("trace", "v2-0", "--line", root, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/predict", {"json": {"task": "none", "images": encoded(picture())}}, 404, "expected a task of v2 (first, second); received 'none'"),
+        ("/predict/first", {"content": b"not a picture"}, 400, "expected an image that decodes; received image 1"),
+        ("/predict/first", {"content": b""}, 400, "expected an image that decodes"),
+        ("/predict", {"json": {"task": "first", "images": ["%%%"]}}, 400, "expected images in base64"),
+        ("/predict", {"json": {"task": "first", "images": []}}, 422, "images"),
+        ("/predict", {"json": {"task": "first", "images": ["AA=="] * 9}}, 413, "expected at most 8 images; received 9"),
+        ("/predict", {"json": {"task": "first", "images": ["AA=="], "path": "/etc/passwd"}}, 422, "path"),
+        ("/predict", {"content": b"{", "headers": {"content-type": "application/json"}}, 422, "JSON"),
+        ("/predict/first", {"content": b"x" * 600_000}, 413, "expected a body of at most 524288 bytes; received 600000"),
+        ("/predict/first", {"content": (b"x" * 60_000 for _ in range(10))}, 413, "expected a body of at most 524288 bytes; received more"),
+        ("/predict/%2e%2e%2f%2e%2e", {"content": picture()}, 404, ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_with_a_sentence(url, path, body, status, message) -> None:
+    found = httpx.post(f"{url}{path}", **body)
+    assert found.status_code == status, found.text
+    assert message in found.text
+    assert production.answers(f"{url}/ready")
+
+
+def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) -> None:
+    seen, failed, stop = [], [], threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    found = client.post(f"{url}/predict/first", content=picture())
+                    found.raise_for_status()
+                    body = found.json()
+                    assert found.headers["x-otmf-version"] == f"v{body['version']}"
+                    seen.append((body["version"], body["sha256"]))
+                except Exception as error:
+                    failed.append(repr(error))
+
+    askers = [threading.Thread(target=ask) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    try:
+        otmf("rollback", "--reason", "to see it switch", "--line", root)
+        wait_for(lambda: httpx.get(f"{url}/ready").json()["version"] == 1, 60)
+        otmf("rollback", "v2", "--reason", "and back", "--line", root)
+        wait_for(lambda: httpx.get(f"{url}/ready").json()["version"] == 2, 60)
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join(60)
+    assert failed == []
+    order = [version for version, _ in seen]
+    assert {1, 2} == set(order)
+    assert len(set(seen)) == 2, "one encoder per version"
+    assert httpx.post(f"{url}/predict/second", content=picture()).status_code == 200
+
+
+def test_version_whose_file_was_altered_does_not_serve(otmf, root, url) -> None:
+    clone = root / ".otmf/versions/v1"
+    model = clone / "data/models/merged/s01/model.safetensors"
+    content = model.read_bytes()
+    model.unlink()
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    otmf("rollback", "v1", "--reason", "to see it refused", "--line", root)
+    wait_for(lambda: "expected the encoder of v1 with sha256" in httpx.get(f"{url}/ready").json()["trouble"], 60)
+    assert httpx.get(f"{url}/ready").json()["version"] == 2
+    assert httpx.post(f"{url}/predict/first", content=picture()).headers["x-otmf-version"] == "v2"
+    otmf("rollback", "v2", "--reason", "back", "--line", root)
