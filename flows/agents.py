@@ -18,11 +18,11 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
-from flows import failures, logs, process, remotes, repro, workspace
+from flows import failures, logs, process, remotes, repro, server, workspace
 from flows.release import release
 from otmf import errors, layout, settings
 
-POOL = "gpu"
+POOL = server.AGENTS
 HEAVY = ("pretrained", "finetune", "merge-step", "head-tune")
 ASKED = "OTMF_AGENTS"
 HOME = "OTMF_LINE"

@@ -139,7 +139,10 @@ def deploy(
 @app.command()
 def worker(
     pool: Annotated[str, typer.Option(help="Work pool: cpu where the line lies, gpu on an agent.")] = "cpu",
-    limit: Annotated[int | None, typer.Option(min=1, help="Runs at a time; as many as there are otherwise.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time; one on an agent, the number of cores and at least three elsewhere."),
+    ] = None,
 ) -> None:
     """Start a Prefect worker with a warm interpreter for its stages (seconds less for each); ends with ctrl-C or SIGTERM."""
     from flows import server, warm

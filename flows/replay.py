@@ -109,5 +109,5 @@ def _keep(source: Path, target: Path) -> None:
 def _compared(clone: layout.Layout, before: Path, stage: str, recorded: statements.Stage) -> Iterator[Replayed]:
     reader = contents.Reader()
     for path, output in recorded.outputs.items():
-        same = reader.path(clone.root / path).sha256 == output.sha256
+        same = reader.path(clone.root / path) == output.sha256
         yield Replayed(stage, path, same, 0.0 if same else differences.between(before / path, clone.root / path))

@@ -19,6 +19,7 @@ from flows import process
 from otmf import errors, layout
 
 PATIENCE = 180.0
+AGENTS = "gpu"  # the work pool of agents
 
 
 def answers(url: str) -> bool:
@@ -160,13 +161,26 @@ def work(pool: str, limit: int | None, extra: Mapping[str, str]) -> int:
 
     Args:
         pool: whose runs it takes.
-        limit: how many at a time; None for any number.
+        limit: how many at a time; None: one on an agent, else as many as there are cores and at least three. Without a bound a
+            burst of submissions starts an interpreter for each at once, and the first is done minutes later than alone.
         extra: further environment of its runs.
     """
-    bound = ["--limit", str(limit)] if limit else []
+    bound = limit or (1 if pool == AGENTS else max(3, os.cpu_count() or 1))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", *bound],
+        [
+            sys.executable,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            pool,
+            "--type",
+            "process",
+            "--limit",
+            str(bound),
+        ],
         env=process.environment(extra),
         stdin=subprocess.DEVNULL,
         start_new_session=True,

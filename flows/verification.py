@@ -285,15 +285,12 @@ def _content(
     found: _Line, about: str, path: str, wanted: statements.Output, tree: Mapping[str, str], newest: bool
 ) -> Iterator[Check]:
     if path in tree:
-        content = found.blob(tree[path])
-        received = contents.Content(
-            hashlib.md5(content, usedforsecurity=False).hexdigest(), hashlib.sha256(content).hexdigest()
-        )
-        yield Check(f"{about} in git", _compare(wanted, received))
+        received = hashlib.sha256(found.blob(tree[path])).hexdigest()
+        yield Check(f"{about} in git", _differ("sha256", wanted.sha256, received))
     else:
         yield from _guarded(about, _cached(found, about, path, wanted))
     if newest:
-        yield Check(about, _compare(wanted, found.reader.path(found.root / path)))
+        yield Check(about, _differ("sha256", wanted.sha256, found.reader.path(found.root / path)))
 
 
 def _cached(found: _Line, about: str, path: str, wanted: statements.Output) -> Iterator[Check]:
@@ -305,7 +302,7 @@ def _cached(found: _Line, about: str, path: str, wanted: statements.Output) -> I
             f"expected {Path(str(error.filename)).name}; received nothing; fetch it with dvc pull",
         )
         return
-    yield Check(f"{about} in DVC's cache", _compare(wanted, received))
+    yield Check(f"{about} in DVC's cache", _differ("sha256", wanted.sha256, received))
 
 
 def _registry(found: _Line) -> Iterator[Check]:
@@ -349,10 +346,6 @@ def _is_model(record: ledger.Record) -> bool:
     return record.statement.decision.version is not None and isinstance(
         record.statement.predicate, statements.Provenance
     )
-
-
-def _compare(wanted: statements.Output, received: contents.Content) -> str:
-    return _differ("sha256", wanted.sha256, received.sha256) or _differ("md5", wanted.md5 or received.md5, received.md5)
 
 
 def _differ(kind: str, wanted: str, received: str) -> str:

@@ -155,7 +155,9 @@ def site(folder: Path, line: layout.Layout, **extra: str) -> Iterator[Site]:
         otmf = str(Path(sys.executable).parent / "otmf")
         subprocess.run([otmf, "deploy", "--line", line.root, "--sweep", "10"], check=True, **env)
         services["worker"] = Service(
-            [*python, "prefect", "worker", "start", "--pool", "cpu", "--type", "process"], folder / "worker", **env
+            [*python, "prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--limit", 3],
+            folder / "worker",
+            **env,
         )
         os.environ["MLFLOW_TRACKING_URI"] = environment["MLFLOW_TRACKING_URI"]
         yield Site(services, line, url, environment["MLFLOW_TRACKING_URI"])

@@ -38,10 +38,18 @@ def pointed(root: Path, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["data", "one.bin"])
-def test_hashes_are_dvcs_and_ours(root, name) -> None:
+def test_workspace_and_cache_have_the_same_content(root, name) -> None:
     found = contents.Reader().path(root / name)
-    assert found == contents.Content(pointed(root, name), lineage.digest(root / name))
-    assert contents.Reader().cached(repro.cache(root), found.md5) == found
+    assert found == lineage.digest(root / name)
+    assert contents.Reader().cached(repro.cache(root), pointed(root, name)) == found
+
+
+def test_file_is_read_once_however_many_links_it_has(root, monkeypatch) -> None:
+    reader, read, digest = contents.Reader(), [], lineage.digest
+    monkeypatch.setattr(lineage, "digest", lambda path: read.append(path) or digest(path))
+    (root / "link.bin").hardlink_to(root / "one.bin")
+    assert reader.file(root / "one.bin") == reader.file(root / "link.bin") == reader.path(root / "one.bin")
+    assert len(read) == 1
 
 
 def test_file_altered_without_a_trace_is_read_as_it_is(root) -> None:
@@ -59,7 +67,16 @@ def test_object_that_is_missing_or_no_listing_is_said(root) -> None:
         contents.Reader().cached(repro.cache(root), "0" * 32)
     listing = repro.cache(root) / "files/md5" / md5[:2] / md5[2:]
     listing.chmod(0o644)
-    for text in ("{}", '[{"md5": "../../../etc", "relpath": "x"}]', '[{"relpath": "x"}]', "[[]]"):
+    sound = listing.read_text()
+    for text in (
+        sound + " ",
+        sound.replace('"data', '"/etc'),
+        sound.replace("a.txt", "../a.txt"),
+        "{}",
+        '[{"md5": "../../../etc", "relpath": "x"}]',
+        '[{"relpath": "x"}]',
+        "[[]]",
+    ):
         listing.write_text(text)
         with pytest.raises(ValueError, match="expected a listing of files"):
             contents.Reader().cached(repro.cache(root), md5)
@@ -70,4 +87,4 @@ def test_listing_altered_but_well_formed_has_another_hash(root) -> None:
     listing = repro.cache(root) / "files/md5" / md5[:2] / md5[2:]
     listing.chmod(0o644)
     listing.write_text(listing.read_text().replace("a.txt", "z.txt"))
-    assert contents.Reader().cached(repro.cache(root), md5).md5 != md5
+    assert contents.Reader().cached(repro.cache(root), md5) != lineage.digest(root / "data")
