@@ -32,7 +32,7 @@ DOORS = {
     "ot": {"otmf/transport.py"},
     "cyclonedx": {"flows/bom.py"},
     "openlineage": {"flows/openlineage.py"},
-    "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},
+    "securesystemslib": {"otmf/keys.py", "otmf/ledger.py", "flows/pages/verify_bundle.py"},
     "safetensors": {"otmf/checkpoints.py", "otmf/differences.py"},
     "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/tracking.py"},
     "prefect": {

@@ -70,7 +70,7 @@ def test_object_that_is_missing_or_no_listing_is_said(root) -> None:
     sound = listing.read_text()
     for text in (
         sound + " ",
-        sound.replace('"data', '"/etc'),
+        sound.replace('"a.txt', '"/a.txt'),
         sound.replace("a.txt", "../a.txt"),
         "{}",
         '[{"md5": "../../../etc", "relpath": "x"}]',
