@@ -237,17 +237,42 @@ def trace(
         out.print(f"Next: otmf verify v{decision.version}, otmf audit v{decision.version}")
 
 
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    version: Annotated[str | None, typer.Option(help="Such as v3; the champion otherwise.")] = None,
+    line: LineOption = Path(),
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also the encoder as ONNX (needs otmf[onnx]).")] = False,
+) -> None:
+    """Write a version for whoever does not have otmf: open_clip weights, heads, labels, card, a script that classifies."""
+    from flows import exporting, workspace
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        number = _chosen(found, version)
+        exporting.export(found, number, folder, onnx=onnx)
+        out.print(f"v{number} in {folder}; try it with: python {folder.name}/classify.py TASK IMAGE...")
+
+
 def _audited(line, version: str | None, keys: list[Path], *, with_registry: bool, at):
     from flows import audit as auditing
-    from flows import keyring, verification, versions, workspace
+    from flows import keyring, verification
 
-    champion = versions.champion(versions.history(line.root))
-    if version is None and champion is None:
-        raise workspace.WorkspaceError("expected a line with a version; received one without; onboard a task first")
-    wanted = versions.number(version) if version else champion.version
+    wanted = _chosen(line, version)
     trusted = keyring.trusted(line, keys)
     checks = list(verification.verify(line, [wanted], trusted, unsigned=True, with_registry=with_registry))
     return auditing.audit(line, wanted, checks, at=at)
+
+
+def _chosen(line, version: str | None) -> int:
+    from flows import versions, workspace
+
+    if version:
+        return versions.number(version)
+    champion = versions.champion(versions.history(line.root))
+    if champion is None:
+        raise workspace.WorkspaceError("expected a line with a version; received one without; onboard a task first")
+    return champion.version
 
 
 def _plain(text: str) -> str:

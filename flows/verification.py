@@ -81,13 +81,13 @@ def verify(
     for number in wanted:
         versions.find(versions.history(line.root), number)
     yield from _signatures(found.records, trusted, unsigned)
-    yield from _decisions(found)
-    yield from _git(line.root)
+    yield from _guarded("decisions", _decisions(found))
+    yield from _guarded("git", _git(line.root))
     for number, record in found.made.items():
         if not wanted or number in wanted:
             yield from _guarded(f"v{number}", _version(found, number, record))
     if with_registry:
-        yield from _registry(found)
+        yield from _guarded("registry", _registry(found))
 
 
 def models(records: Sequence[ledger.Record]) -> dict[int, ledger.Record]:
@@ -152,17 +152,25 @@ def _signatures(records: list[ledger.Record], trusted: Sequence[keys.PublicKey],
 
 def _decisions(found: _Line) -> Iterator[Check]:
     """Records by themselves: versions count up, what is rolled back to was made, subjects agree with outputs."""
-    number, models = 0, {}
+    number, models, name = 0, {}, workspace.params(found.layout).line
     for record in found.records:
-        decision, trouble = record.statement.decision, ""
+        decision, trouble = record.statement.decision, _foreign(record.statement, name)
         if _is_model(record):
             number += 1
             models[decision.version] = decision.sha256
             if decision.version != number:
-                trouble = f"expected version {number}; received {decision.version}"
+                trouble = trouble or f"expected version {number}; received {decision.version}"
         elif decision.version is not None and models.get(decision.version) != decision.sha256:
             trouble = f"expected v{decision.version} with sha256 {models.get(decision.version, 'none')[:12]}; received {decision.sha256[:12]}"
         yield Check(f"decision of {record.name}", trouble or _subjects(record.statement))
+
+
+def _foreign(statement: statements.Statement, line: str) -> str:
+    """Whether a record is of another line."""
+    if not isinstance(statement.predicate, statements.Provenance):
+        return ""
+    told = statement.predicate.buildDefinition.externalParameters.get("line")
+    return "" if told == line else f"expected a record of line {line}; received one of {str(told)[:60]!r}"
 
 
 def _subjects(statement: statements.Statement) -> str:

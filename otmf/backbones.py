@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,40 @@ def tagged_state(backbone: Backbone, tag: str) -> task_vectors.State:
         ValueError: if the tag does not exist for this model.
     """
     return {key: value.detach().clone() for key, value in sorted(_tagged(backbone, tag).visual.state_dict().items())}
+
+
+def whole_model(
+    backbone: Backbone, state: task_vectors.State
+) -> tuple[dict[str, Any], dict[str, Any], task_vectors.State]:
+    """What open_clip needs to load an encoder from a folder by itself: model and preprocessing configuration, and all weights.
+
+    open_clip loads models with a text tower alone: a tiny one is put in, with fixed weights of no meaning.
+    """
+    named = backbone.config.get("model")
+    full = open_clip.get_model_config(named) if named else backbone.config
+    quick_gelu = bool(backbone.config.get("quick_gelu", full.get("quick_gelu")))
+    text = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    model = {
+        "embed_dim": full["embed_dim"],
+        "vision_cfg": full["vision_cfg"],
+        "text_cfg": text,
+        "quick_gelu": quick_gelu,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = open_clip.CLIP(**model).state_dict()
+    weights = {key: value.detach().clone() for key, value in weights.items() if not key.startswith("visual.")}
+    weights |= {f"visual.{key}": value for key, value in state.items()}
+    pixels = {"size": backbone.image_size, "mean": backbone.mean.flatten().tolist(), "std": backbone.deviation.flatten().tolist(),
+              "interpolation": "bicubic", "resize_mode": "shortest"}  # fmt: skip
+    return model, pixels, dict(sorted(weights.items()))
+
+
+def module(backbone: Backbone, state: Mapping[str, Tensor]) -> nn.Module:
+    """The encoder as a module of its own that holds its weights."""
+    found = copy.deepcopy(backbone.skeleton)
+    found.load_state_dict(dict(state), assign=True)
+    return found.eval().requires_grad_(False)
 
 
 def text_embeddings(

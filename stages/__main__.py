@@ -19,6 +19,7 @@ NAMES = (
     "compare",
     "predict",
     "serve",
+    "export",
     "unsent",
 )
 

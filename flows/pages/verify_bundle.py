@@ -27,6 +27,7 @@ def main() -> int:
     contents = json.loads((here / "contents.json").read_text(encoding="utf-8"))
     bad, known, previous, force, met = [], {}, "0" * 64, None, False
     records = sorted((here / "records").iterdir())
+    bad += [f"{path.relative_to(here)} is a link" for path in here.rglob("*") if path.is_symlink()]
     for number, path in enumerate(records, start=1):
         content = path.read_bytes()
         envelope = Envelope.from_dict(json.loads(content))

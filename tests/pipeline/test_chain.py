@@ -49,7 +49,12 @@ def test_line_is_committed_clean_and_up_to_date(onboarded) -> None:
     assert git.run(root, "status", "--porcelain") == ""
     assert repro.stale(root) == []
     subjects = git.run(root, "log", "--format=%s").splitlines()
-    assert subjects[:2] == ["Onboard second as s02", "Onboard first as s01"]
+    assert subjects[:4] == [
+        "Record: v2 accepted by gate",
+        "Onboard second as s02",
+        "Record: v1 accepted by gate",
+        "Onboard first as s01",
+    ]
     assert not list((root / ".otmf/attempts").iterdir())
 
 
@@ -141,7 +146,7 @@ def test_stages_restored_from_the_cache_add_no_run_and_lose_no_link(onboarded, o
     root, _ = onboarded
     again = tmp_path / "small"
     shutil.copytree(root, again, symlinks=True)
-    git.run(again, "reset", "--quiet", "--hard", "HEAD~1")
+    git.run(again, "reset", "--quiet", "--hard", "model/v1")
     client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(again)))
     experiment = client.get_experiment_by_name("small").experiment_id
     before = {run.info.run_id for run in client.search_runs([experiment], max_results=100)}

@@ -265,6 +265,10 @@ def test_bundle_that_was_altered_is_not(bundle, tmp_path) -> None:
         (copy / path).unlink()
         assert checked(copy, key).returncode != 0, path
         shutil.rmtree(copy)
+    shutil.copytree(folder, tmp_path / "linked")
+    (tmp_path / "linked/files/params.yaml").unlink()
+    (tmp_path / "linked/files/params.yaml").symlink_to(folder / "files/params.yaml")
+    assert "files/params.yaml is a link" in checked(tmp_path / "linked", key).stdout
     stranger = keys.new(tmp_path / "stranger.pem").public_key
     (tmp_path / "stranger.pub").write_text(keys.pem(stranger))
     assert "no record names your key" in checked(folder, tmp_path / "stranger.pub").stdout

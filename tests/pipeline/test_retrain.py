@@ -75,7 +75,7 @@ def test_changed_data_of_a_known_task_is_a_retraining_from_its_step_on(otmf, roo
     card = makers.card(cards["two"].parent / "changed", "two", seed=22)
     done = otmf("onboard", card, "--line", root, "--replace", "--override", "new photographs")
     assert ran(done.stdout + done.stderr) == ["finetune@two", "extract@two", *LATER]
-    assert git.run(root, "log", "-1", "--format=%s").strip() == "Retrain two as s02"
+    assert git.run(root, "log", "-1", "--format=%s", "HEAD^").strip() == "Retrain two as s02"
     assert repro.stale(root) == []
     assert list(workspace.params(layout.Layout(root)).steps) == ["s01", "s02", "s03"]
 
@@ -118,6 +118,8 @@ def test_retired_task_is_gone_and_the_chain_is_as_if_it_had_never_been(otmf, roo
     assert [params.steps[step].task for step in settings.chain(params.steps)] == ["one", "three"]
     assert repro.stale(root) == []
     assert git.run(root, "status", "--porcelain") == ""
+    said = otmf("verify", "--unsigned", "--line", root).stdout
+    assert "ok  v2: data/models/finetuned/two in DVC's cache" in said, "the versions it was in are still whole"
     for path in (line.card("two"), line.raw("two"), line.evaluation("s03"), line.merged("s03"), line.finetuned("two")):
         assert not path.exists()
     assert "two" not in (root / "dvc.lock").read_text()

@@ -73,6 +73,13 @@ def picture(seed: int = 5) -> bytes:
     return stream.getvalue()
 
 
+def bomb() -> bytes:
+    """A small file with a very large picture in it."""
+    stream = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def encoded(*contents: bytes) -> list[str]:
     return [base64.b64encode(content).decode() for content in contents]
 
@@ -117,6 +124,7 @@ def test_prediction_leads_back_to_version_and_record(otmf, root, url) -> None:
         ("/predict", {"json": {"task": "none", "images": encoded(picture())}}, 404, "expected a task of v2 (first, second); received 'none'"),
         ("/predict/first", {"content": b"not a picture"}, 400, "expected an image that decodes; received image 1"),
         ("/predict/first", {"content": b""}, 400, "expected an image that decodes"),
+        ("/predict/first", {"content": bomb()}, 400, "expected an image"),
         ("/predict", {"json": {"task": "first", "images": ["%%%"]}}, 400, "expected images in base64"),
         ("/predict", {"json": {"task": "first", "images": []}}, 422, "images"),
         ("/predict", {"json": {"task": "first", "images": ["AA=="] * 9}}, 413, "expected at most 8 images; received 9"),
@@ -179,3 +187,49 @@ def test_version_whose_file_was_altered_does_not_serve(otmf, root, url) -> None:
     assert httpx.get(f"{url}/ready").json()["version"] == 2
     assert httpx.post(f"{url}/predict/first", content=picture()).headers["x-otmf-version"] == "v2"
     otmf("rollback", "v2", "--reason", "back", "--line", root)
+
+
+@pytest.fixture(scope="module")
+def exported(otmf, root, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "v2"
+    assert "v2 in" in otmf("export", folder, "--version", "v2", "--onnx", "--line", root).stdout
+    assert "expected a new folder to export to" in otmf("export", folder, "--line", root, code=1).stderr
+    return folder
+
+
+def test_exported_version_classifies_with_open_clip_alone(otmf, root, exported, tmp_path) -> None:
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "MODEL_CARD.md", "classify.py", "encoder.onnx", "heads", "labels.json", "open_clip_config.json", "open_clip_model.safetensors",
+    ]  # fmt: skip
+    names = []
+    for seed in range(1, 5):
+        names.append(tmp_path / f"{seed}.png")
+        names[-1].write_bytes(picture(seed))
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('otmf', 'flows', 'stages'))); import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
+    script = f"import sys; sys.argv = sys.argv[1:]; {blocked.replace('sys.argv[1]', 'sys.argv[0]')}"
+    command = [sys.executable, "-I", "-c", script, exported / "classify.py", "second", *names]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
+    ours = otmf("predict", "--task", "second", *names, "--line", root).stdout
+    assert [line.split("\t")[:2] for line in theirs.splitlines()] == [
+        line.split("\t")[:2] for line in ours.splitlines()
+    ]
+    for mine, other in zip(ours.splitlines(), theirs.splitlines(), strict=True):
+        assert float(mine.split("\t")[2]) == pytest.approx(float(other.split("\t")[2]), abs=2e-3)
+
+
+def test_onnx_file_gives_the_same_features(root, exported) -> None:
+    import onnxruntime
+    import torch
+
+    from otmf import checkpoints
+    from stages import _encoder, _params
+
+    line = _params.read(root)
+    backbone, state = _encoder.open_backbone(line), checkpoints.load(line.merged("s02") / "model.safetensors")
+    session = onnxruntime.InferenceSession(str(exported / "encoder.onnx"))
+    for count in (1, 5):
+        inputs = backbone.prepare(makers.pictures(count, seed=3)[0])
+        with torch.no_grad():
+            expected = backbone.features(state, inputs)
+        received = session.run(["features"], {"images": inputs.numpy()})[0]
+        assert torch.allclose(torch.from_numpy(received), expected, atol=1e-4)
