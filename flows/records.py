@@ -105,6 +105,7 @@ def of_model(
     described = [*DESCRIBED, *(f"data/cards/{task}.yaml" for task in made.tasks), *(f"data/raw/{task}.dvc" for task in made.tasks)]  # fmt: skip
     commit = git.run(clone.root, "rev-parse", "HEAD").strip()
     params = workspace.params(clone)
+    model = (clone.merged(decision.step) / MODEL).relative_to(clone.root).as_posix()  # also where it came out as it was
     definition = statements.BuildDefinition(
         externalParameters={"line": params.line, "tasks": sorted(made.tasks), "step": decision.step},
         internalParameters={"gate": params.gate.model_dump(mode="json")},
@@ -126,7 +127,8 @@ def of_model(
     )  # fmt: skip
     return statements.Statement(
         subject=[
-            statements.Resource(name=path, digest={"sha256": digests[path]}) for path in sorted(_files(clone, outputs))
+            statements.Resource(name=path, digest={"sha256": digests[path]})
+            for path in sorted({model, *_files(clone, outputs)})
         ],
         predicateType=statements.PROVENANCE,
         predicate=statements.Provenance(
