@@ -56,8 +56,7 @@ class Task(_Part):
         source: of its images.
         origin: `fine-tuned here`, or `checkpoint from elsewhere`.
         labels: what its labels were used for.
-        classes: number.
-        step, version: where it came in.
+        step: where it came in.
         base, finetuned: accuracies of the base and of its expert, as fractions.
         accuracy: step -> accuracy of the merged model after it.
     """

@@ -53,6 +53,7 @@ def new(line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str]
     Raises:
         WorkspaceError, KeyFileError: if the key in force is not here, or the line cannot be changed now.
     """
+    reason = versions.reason(reason)
     with workspace.locked(line):
         workspace.require_clean(line)
         remotes.synchronise(line)
@@ -62,15 +63,11 @@ def new(line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str]
         key, at = made.public_key, path(line, made.public_key.keyid)
         part.rename(at)
         at.with_suffix(".pub").write_text(keys.pem(key), encoding="utf-8")
-        try:
-            clone = workspace.begin(line, "_key")
-            ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
-            workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
-            trouble = workspace.land(line, clone)
-        except BaseException:
-            at.unlink()
-            at.with_suffix(".pub").unlink()
-            raise
+        # the file stays whatever happens from here on: the git remote may know the key already
+        clone = workspace.begin(line, "_key", outputs=False)
+        ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
+        workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
+        trouble = workspace.land(line, clone, outputs=False)
     if trouble:
         log(trouble)
     return key

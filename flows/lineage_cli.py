@@ -24,7 +24,7 @@ def new(reason: ReasonOption, line: LineOption = Path(), by: ByOption = None) ->
 
     with clear_failures():
         found = workspace.open_line(line)
-        key = keyring.new(found, by=by, reason=" ".join(reason.split())[:500], log=out.print)
+        key = keyring.new(found, by=by, reason=reason, log=out.print)
         public = keyring.path(found, key.keyid).with_suffix(".pub")
         out.print(f"The ledger is signed with {key.keyid[:16]} from here on; give auditors its public half, {public}")
 

@@ -11,7 +11,6 @@ from openlineage.client import OpenLineageClient
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
 from openlineage.client.generated.job_type_job import JobTypeJobFacet
-from openlineage.client.serde import Serde
 from openlineage.client.transport.file import FileConfig, FileTransport
 
 from flows.audit import Audit
@@ -51,11 +50,6 @@ def send(found: Audit) -> int:
         client.emit(event)
     client.close()
     return len(sent)
-
-
-def as_dict(event: RunEvent) -> dict:
-    """An event as plain values."""
-    return Serde.to_dict(event)
 
 
 def _event(found: Audit, name: str, stage: statements.Stage, state: RunState, at: datetime) -> RunEvent:

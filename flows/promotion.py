@@ -17,7 +17,7 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
     Raises:
         WorkspaceError: if there is no such attempt, or the line has moved on since.
     """
-    reason = _reason(reason)
+    reason = versions.reason(reason)
     with workspace.locked(line):
         workspace.require_clean(line)
         remotes.synchronise(line)
@@ -54,7 +54,7 @@ def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reaso
     Raises:
         WorkspaceError: if there is no such version, or it serves already.
     """
-    reason = _reason(reason)
+    reason = versions.reason(reason)
     number = None if version is None else versions.number(version)
     with workspace.locked(line):
         workspace.require_clean(line)
@@ -94,10 +94,3 @@ def _follow(line: layout.Layout, log: Log) -> None:
 
 def _commit(line: layout.Layout, revision: str) -> str:
     return git.run(line.root, "rev-parse", f"{revision}^{{commit}}").strip()
-
-
-def _reason(reason: str) -> str:
-    said = " ".join(reason.split())
-    if not said:
-        raise workspace.WorkspaceError("expected a reason; received an empty one; say why, in a few words")
-    return said[:500]

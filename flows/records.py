@@ -180,11 +180,21 @@ def _stage(
         {found["path"]: statements.Output(sha256=digests[found["path"]], md5=found["md5"]) for found in entry.get(part, ())}
         for part in ("deps", "outs")
     )  # fmt: skip
-    run, about = (None, {}) if store is None else tracking.made(store, known, digests[known])
+    run, about = _run(store, known, digests[known])
     return statements.Stage(
         command=entry["cmd"], outcome=outcome, inputs=inputs, outputs=outputs, parameters=entry.get("params", {}).get("params.yaml", {}),
         run=run, host=about,
     )  # fmt: skip
+
+
+def _run(store: tracking.Store | None, output: str, digest: str) -> tuple[str | None, dict[str, str]]:
+    """The run that made an output; none where the tracking store is away, which is no reason not to accept a model."""
+    if store is None:
+        return None, {}
+    try:
+        return tracking.made(store, output, digest)
+    except workspace.WorkspaceError:
+        return None, {}
 
 
 def _resource(path: str, found: statements.Output, there: Path) -> statements.Resource:

@@ -68,21 +68,22 @@ def serve(
     try:
         while server.poll() is None:
             now = (line.root / ledger.FOLDER).stat().st_mtime_ns
-            if now != head:
+            if now != head and _follow(line, say):
                 head = now
-                _follow(line, say)
             time.sleep(EVERY)
     finally:
         process.end(server)
     return server.returncode
 
 
-def _follow(line: layout.Layout, say: Callable[[str], None]) -> None:
-    """What serves goes on serving where the line cannot be read in this moment."""
+def _follow(line: layout.Layout, say: Callable[[str], None]) -> bool:
+    """What serves goes on serving where the line cannot be read in this moment; says whether it could."""
     try:
         point(line)
+        return True
     except (workspace.WorkspaceError, process.ProcessError, ValueError, OSError) as error:
         say(f"the version that serves stays as it is: {error}")
+        return False
 
 
 def predictions(line: layout.Layout) -> Iterator[dict[str, Any]]:

@@ -111,6 +111,14 @@ def number(version: str) -> int:
     return int(found.group(1))
 
 
+def reason(given: str) -> str:
+    """What a person gave as a reason, on one line. Raises WorkspaceError if that is nothing."""
+    said = " ".join(given.split())
+    if not said:
+        raise workspace.WorkspaceError("expected a reason; received an empty one; say why, in a few words")
+    return said[:500]
+
+
 def tag(version: int) -> str:
     """The git tag of a version's commit."""
     return f"model/v{version}"

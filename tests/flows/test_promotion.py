@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, kept, promotion, records, standing, tracking, versions, workspace
+from flows import git, kept, keyring, promotion, records, standing, tracking, versions, workspace
 from otmf import layout, ledger, statements
 from tests import makers
 
@@ -183,3 +183,36 @@ def test_refusal_changes_nothing_of_the_line_but_the_ledger(line) -> None:
     assert git.run(line.root, "diff", "--name-only", before, "HEAD").split() == ["data/lineage/000003.json"]
     assert ledger.read(line.root)[-1].statement.decision.version is None
     assert [found.version for found in versions.history(line.root)] == [1, 2]
+
+
+def test_record_is_written_while_the_tracking_store_is_away(line, monkeypatch) -> None:
+    store = tracking.prepare(line, "line")
+
+    def away(*_: object) -> None:
+        raise workspace.WorkspaceError("expected a tracking store")
+
+    monkeypatch.setattr(tracking, "made", away)
+    clone = attempt(line, "three")
+    path = "data/models/merged/s03"
+    stage = {"cmd": "merge", "outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}]}
+    makers.write_yaml(clone.root / "dvc.lock", {"schema": "2.0", "stages": {"merge-step@s03": stage}})
+    workspace.commit(clone.root, "Onboard three")
+    decision = versions.accepted(clone, action="accepted", step="s03", task="three", by="gate", reason="all rules hold")
+    name = "merge-step@s03"
+    made = records.Made({name: "ran"}, {name: path}, ["three"], datetime.now(UTC), "", store, "")
+    records.write(line, clone, decision, lambda place: records.of_model(clone, made, decision, place))
+    last = ledger.read(clone.root)[-1].statement
+    assert last.predicate.buildDefinition.otmf_stages[name].run is None
+    assert last.decision == decision
+
+
+def test_new_key_stays_where_the_line_could_not_be_moved(line, monkeypatch) -> None:
+    def refuse_to_land(*_: object, **__: object) -> str:
+        raise workspace.WorkspaceError("expected the git remote to take it")
+
+    monkeypatch.setattr(workspace, "land", refuse_to_land)
+    with pytest.raises(workspace.WorkspaceError, match="expected the git remote to take it"):
+        keyring.new(line, by="ada", reason="first", log=print)
+    assert len(list(keyring.folder(line).glob("*.pem"))) == 1, "the remote may know it already"
+    with pytest.raises(workspace.WorkspaceError, match="expected a reason; received an empty one"):
+        keyring.new(line, by="ada", reason=" ", log=print)
