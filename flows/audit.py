@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
-from flows import git, verification, versions, workspace
+from flows import accepted, git, versions, workspace
+from flows.checks import Check
 from otmf import cards, layout, ledger, settings, statements
 
 SCHEMA = "urn:otmf:audit:1"
@@ -135,7 +136,7 @@ class Audit(_Part):
     finished: datetime
 
 
-def audit(line: layout.Layout, number: int, checks: Sequence[verification.Check], *, at: datetime) -> Audit:
+def audit(line: layout.Layout, number: int, checks: Sequence[Check], *, at: datetime) -> Audit:
     """The document about a version.
 
     Args:
@@ -149,14 +150,14 @@ def audit(line: layout.Layout, number: int, checks: Sequence[verification.Check]
     """
     records = ledger.read(line.root)
     versions.find(versions.history(line.root), number)
-    record = verification.models(records)[number]
-    commit, stages = verification.commit_of(record), verification.recorded(records, record)
+    record = accepted.models(records)[number]
+    commit, stages = accepted.commit_of(record), accepted.recorded(records, record)
     read = _Commit(line.root, commit)
     params = settings.check(read.yaml("params.yaml"))
     order = settings.chain(params.steps)
     evaluations = {step: read.json(f"data/results/steps/{step}.json") for step in order}
     last = evaluations[order[-1]]
-    making = {stage: found for found in verification.models(records).values() if found.index <= record.index
+    making = {stage: found for found in accepted.models(records).values() if found.index <= record.index
               for stage in found.statement.predicate.buildDefinition.otmf_stages}  # fmt: skip
     decision, details = record.statement.decision, record.statement.predicate.runDetails
     broken = [Broken(about=check.about, trouble=check.trouble) for check in checks if check.trouble]

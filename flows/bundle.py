@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from flows import contents, git, report, repro, verification, versions, workspace
+from flows import accepted, contents, git, report, repro, versions, workspace
 from otmf import layout, ledger, lineage
 
 SCRIPT = Path(__file__).parent / "pages/verify_bundle.py"
@@ -30,7 +30,7 @@ def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
         (part / "records").mkdir(parents=True)
         for one in records:
             (part / "records" / one.name).write_bytes(one.content)
-        _copy(line, records, verification.models(records)[number], part / "files")
+        _copy(line, records, accepted.models(records)[number], part / "files")
         names = sorted(
             path.relative_to(part / "files").as_posix() for path in (part / "files").rglob("*") if path.is_file()
         )
@@ -51,10 +51,10 @@ def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
 def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Record, target: Path) -> None:
     """Encoder, heads, results, cards and parameters as the version's records name them."""
     named = _named(records, record)
-    tree, step = git.tree(line.root, verification.commit_of(record)), record.statement.decision.step
+    tree, step = git.tree(line.root, accepted.commit_of(record)), record.statement.decision.step
     for name in sorted(set(named) & set(tree)):
         _place(target / name).write_bytes(git.blob(line.root, tree[name]))
-    stages, where = verification.recorded(records, record), layout.Layout(Path())
+    stages, where = accepted.recorded(records, record), layout.Layout(Path())
     for stage, path in ((f"merge-step@{step}", where.merged(step)), (f"head-tune@{step}", where.heads(step))):
         output = stages[stage].outputs[path.as_posix()]
         for name, source in contents.listed(repro.cache(line.root), output.md5).items():
@@ -70,7 +70,7 @@ def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Reco
 def _named(records: list[ledger.Record], last: ledger.Record) -> dict[str, str]:
     """File -> sha256, as the records of models up to one name it last."""
     named: dict[str, str] = {}
-    for record in verification.models(records).values():
+    for record in accepted.models(records).values():
         if record.index <= last.index:
             inputs = record.statement.predicate.buildDefinition.resolvedDependencies
             named |= {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from flows import git, tracking, versions, workspace
+from flows import accepted, git, tracking, versions, workspace
 from otmf import layout, ledger
+from otmf.reference import Reference
 from otmf.statements import Decision
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -61,12 +65,13 @@ def standing(store: tracking.Store, name: str) -> Standing:
 def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
     """Registers the versions the registry lacks, sets aliases and the end of the ledger. Done again, it changes nothing.
 
-    The weights stay with DVC: the source of a registered version is an output's path at a commit, its tags name the sha256.
+    The weights stay with DVC: a registered version holds a reference to them, and loads as a pyfunc (`flows.pyfunc`).
 
     Raises:
         WorkspaceError: if the store does not answer.
     """
-    goal = wanted(line, ledger.read(line.root))
+    records = ledger.read(line.root)
+    goal = wanted(line, records)
     if not goal.versions:
         return
     with tracking.answering(store.uri):
@@ -75,8 +80,7 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
         known = {ours: theirs.version for ours, theirs in _known(store, name).items()}
         for number, tags in goal.versions.items():
             if number not in known:
-                source = f"dvc://data/models/merged/{tags['step']}?rev={tags['git.commit']}"
-                known[number] = store.client.create_model_version(name, source=source, tags=tags).version
+                known[number] = _register(store, line, name, records, number, tags)
         for alias, number in goal.aliases.items():
             store.client.set_registered_model_alias(name, alias, known[number])
         store.client.set_registered_model_tag(name, LEDGER, goal.ledger)
@@ -96,7 +100,55 @@ def catch_up(line: layout.Layout) -> None:
         follow(store, line, name)
 
 
-def _known(store: tracking.Store, name: str) -> dict[int, object]:
+def _register(
+    store: tracking.Store,
+    line: layout.Layout,
+    name: str,
+    records: list[ledger.Record],
+    number: int,
+    tags: dict[str, str],
+) -> str:
+    """Registers a version with the run it came about in, or one of its own; returns MLflow's number."""
+    from flows import pyfunc
+
+    record = accepted.models(records)[number]
+    run = tracking.run_of_version(store, number, record.statement.predicate.runDetails.otmf_runs.get("parent"))
+    with tempfile.TemporaryDirectory() as folder:
+        pyfunc.write(Path(folder) / "model", pyfunc.reference(line, records, record), record)
+        store.client.log_artifacts(run, str(Path(folder) / "model"), artifact_path=_place(number))
+    return store.client.create_model_version(
+        name, source=f"runs:/{run}/{_place(number)}", run_id=run, tags=tags
+    ).version
+
+
+def references(store: tracking.Store, name: str) -> dict[int, Reference | None]:
+    """What the registry holds of each version in place of its weights; None where MLflow would load something else.
+
+    Raises:
+        WorkspaceError: if the store does not answer.
+    """
+    with tracking.answering(store.uri):
+        return {number: _reference(store, number, version) for number, version in _known(store, name).items()}
+
+
+def _reference(store: tracking.Store, number: int, version: Any) -> Reference | None:
+    from flows import pyfunc
+
+    if version.source != f"runs:/{version.run_id}/{_place(number)}":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return pyfunc.read(Path(store.client.download_artifacts(version.run_id, _place(number), folder)))
+        except FileNotFoundError:
+            return None
+
+
+def _place(number: int) -> str:
+    """Where the artifacts of its run hold a version."""
+    return f"model/v{number}"
+
+
+def _known(store: tracking.Store, name: str) -> dict[int, Any]:
     """Our versions -> MLflow's."""
     found = store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
     return {int(version.tags[OURS]): version for version in found if OURS in version.tags}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import contents, git, plan, records, repro, verification, versions, workspace
+from flows import accepted, contents, git, plan, records, repro, versions, workspace
 from otmf import differences, host, layout, ledger, settings, statements
 
 
@@ -65,7 +65,7 @@ def replay(
         WorkspaceError: if there is no such version or step. ProcessError: if a stage fails.
     """
     record = _record(line, number)
-    commit = verification.commit_of(record)
+    commit = accepted.commit_of(record)
     with tempfile.TemporaryDirectory(prefix="otmf-replay-") as name:
         clone = layout.Layout(Path(name) / "line")
         git.run(line.root, "clone", "--quiet", "--shared", "--no-checkout", str(line.root), str(clone.root))
@@ -80,7 +80,7 @@ def replay(
                     f"expected a step of v{number} ({', '.join(settings.chain(params.steps))}); received {step!r}; choose one of them"
                 )
             wanted = [stage for stage, _ in plan.of_task(clone, params.steps[step].task, step)[1:]]
-        recorded = verification.recorded(ledger.read(line.root), record)
+        recorded = accepted.recorded(ledger.read(line.root), record)
         told = {"MLFLOW_TRACKING_URI": f"sqlite:///{name}/mlflow.db", **(extra or {})}
         for stage in wanted:
             before = Path(name) / "before"
@@ -92,7 +92,7 @@ def replay(
 
 
 def _record(line: layout.Layout, number: int) -> ledger.Record:
-    found = verification.models(ledger.read(line.root))
+    found = accepted.models(ledger.read(line.root))
     if number not in found:
         versions.find(versions.history(line.root), number)
     return found[number]

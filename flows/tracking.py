@@ -18,7 +18,11 @@ from otmf import errors, layout
 
 _PARENT = ".parent.json"
 PAGE = 500
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def prepare(line: layout.Layout, name: str) -> Store:
     Raises:
         WorkspaceError: if the store does not answer.
     """
-    for key, value in PATIENCE.items():
+    for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 
@@ -64,6 +68,16 @@ def begin(store: Store, kind: str, name: str, tags: dict[str, str]) -> str:
     tags = {"mlflow.runName": f"{kind} {name}", "task": name, "kind": kind, **tags}
     with answering(store.uri):
         return store.client.create_run(store.experiment, tags=tags).info.run_id
+
+
+def run_of_version(store: Store, number: int, parent: str | None) -> str:
+    """The run that a version came about in, or one made for it where the store knows no such run."""
+    if parent and parent.isalnum() and store.client.search_runs([store.experiment], f"attributes.run_id = '{parent}'"):
+        return parent
+    tags = {"mlflow.runName": f"version v{number}", "kind": "version"}
+    run = store.client.create_run(store.experiment, tags=tags).info.run_id
+    store.client.set_terminated(run)
+    return run
 
 
 def link(store: Store, parent: str, stage: str, tag: str, digest: str) -> None:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 from mlflow import MlflowClient
 
 from flows import git, inbox, repro, versions, warm, workspace
@@ -40,9 +41,11 @@ def main() -> None:
         makers.card(folder / "cards" / f"task_{number:02d}", f"task_{number:02d}", seed=number)
         for number in range(1, given.cards + given.single + 1)
     ]
-    with warm.interpreter() as stages, bench_recovery.site(folder, line, **stages) as site:
+    with warm.interpreter() as stages, bench_recovery.site(folder, line, sweep=60, **stages) as site:
         seconds, doors = burst(site, cards[: given.cards], given.times)
         print(f"burst over after {seconds:.0f} s", flush=True)
+        while _arriving(site):
+            time.sleep(1)
         entries = versions.history(line.root)
         chain = git.run(line.root, "log", "--format=%s").splitlines()
         added = [single(site, card) for card in cards[given.cards :]]
@@ -115,6 +118,15 @@ def single(site: bench_recovery.Site, card: Path) -> tuple[float, float, float]:
         for run in client.search_runs([experiment], filter_string=f"tags.key = '{key}'")
     ]
     return whole, sum(stages), whole - sum(stages)
+
+
+def _arriving(site: bench_recovery.Site) -> int:
+    """Runs that events started and that are not over; in a burst, most find their submission dealt with."""
+    asked = {
+        "flows": {"name": {"any_": ["arrive"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}},
+    }
+    return httpx.post(f"{site.api}/flow_runs/count", json=asked, timeout=60).raise_for_status().json()
 
 
 def _count(line: layout.Layout, kind: str) -> int:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flows import keyring, process, promotion, server, verification, versions, warm, workspace
+from flows import checks, keyring, process, promotion, server, verification, versions, warm, workspace
 from otmf import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
@@ -61,7 +61,7 @@ def gate(line: layout.Layout, rules: dict) -> None:
     workspace.commit(line.root, "Other rules")
 
 
-def troubles(line: layout.Layout) -> list[verification.Check]:
+def troubles(line: layout.Layout) -> list[checks.Check]:
     keys = keyring.trusted(line, [])
     return [check for check in verification.verify(line, [], keys) if check.trouble]
 

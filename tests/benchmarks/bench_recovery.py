@@ -116,8 +116,14 @@ def _is(kind: str, words: list[str]) -> bool:
 
 
 @contextlib.contextmanager
-def site(folder: Path, line: layout.Layout, **extra: str) -> Iterator[Site]:
-    """Database, both servers and a worker, each started again when it ends; `extra` in their environment."""
+def site(folder: Path, line: layout.Layout, *, sweep: int = 10, **extra: str) -> Iterator[Site]:
+    """Database, both servers and a worker, each started again when it ends; `extra` in their environment.
+
+    Args:
+        folder, line: where they keep what they keep; what they work on.
+        sweep: seconds between looks at the inbox.
+        extra: in their environment.
+    """
     bin_, database, api, tracking = production.programs(), *(production.free_port() for _ in range(3))
     home = Path(tempfile.mkdtemp(prefix="otmf-postgres-", dir="/tmp"))
     become = production.owner_of(home)
@@ -153,7 +159,7 @@ def site(folder: Path, line: layout.Layout, **extra: str) -> Iterator[Site]:
             folder / "mlflow", url=f"http://127.0.0.1:{tracking}/health", **env,
         )  # fmt: skip
         otmf = str(Path(sys.executable).parent / "otmf")
-        subprocess.run([otmf, "deploy", "--line", line.root, "--sweep", "10"], check=True, **env)
+        subprocess.run([otmf, "deploy", "--line", line.root, "--sweep", str(sweep)], check=True, **env)
         services["worker"] = Service(
             [*python, "prefect", "worker", "start", "--pool", "cpu", "--type", "process", "--limit", 3],
             folder / "worker",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,28 +44,31 @@ def attempt(line: layout.Layout, task: str) -> layout.Layout:
     return clone
 
 
+def merged(clone: layout.Layout, task: str, subject: str) -> tuple[str, records.Made]:
+    """Locks and commits what an attempt made: its last step, and how that came about."""
+    step = f"s{len(workspace.params(clone).steps):02d}"
+    name, path = f"merge-step@{step}", f"data/models/merged/{step}"
+    stage = {"cmd": "merge", "outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}]}
+    makers.write_yaml(clone.root / "dvc.lock", {"schema": "2.0", "stages": {name: stage}})
+    workspace.commit(clone.root, subject)
+    return step, records.Made({name: "ran"}, {name: path}, [task], datetime.now(UTC), "", None, "")
+
+
 def accept(line: layout.Layout, task: str) -> statements.Decision:
     clone = attempt(line, task)
-    step = f"s{len(workspace.params(clone).steps):02d}"
+    step, made = merged(clone, task, f"Onboard {task}")
     entry = versions.accepted(clone, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
-    workspace.commit(clone.root, f"Onboard {task}")
-    records.write(line, clone, entry, lambda place: records.of_decision(entry, place))
-    workspace.land(line, clone, tag=versions.tag(entry.version))
+    records.write(line, clone, entry, lambda place: records.of_model(clone, made, entry, place))
+    workspace.land(line, clone, tag=versions.tag(entry.version), outputs=False)
     return entry
 
 
 def refuse(line: layout.Layout, task: str) -> None:
     clone = attempt(line, task)
-    step = f"s{len(workspace.params(clone).steps):02d}"
-    path = f"data/models/merged/{step}"
-    stage = {"cmd": "merge", "outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}]}
-    makers.write_yaml(clone.root / "dvc.lock", {"schema": "2.0", "stages": {f"merge-step@{step}": stage}})
-    workspace.commit(clone.root, f"Refuse {task}\n\nexpected more; received less")
+    step, made = merged(clone, task, f"Refuse {task}\n\nexpected more; received less")
     decision = versions.accepted(
         clone, action="refused", step=step, task=task, by="gate", reason="expected more; received less", version=False
     )
-    name = f"merge-step@{step}"
-    made = records.Made({name: "ran"}, {name: path}, [task], datetime.now(UTC), "", None, "")
     recorded = workspace.begin(line, "record", outputs=False)
     records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     kept.keep(line, clone, "rejected")
@@ -193,16 +197,12 @@ def test_record_is_written_while_the_tracking_store_is_away(line, monkeypatch) -
 
     monkeypatch.setattr(tracking, "made", away)
     clone = attempt(line, "three")
-    path = "data/models/merged/s03"
-    stage = {"cmd": "merge", "outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}]}
-    makers.write_yaml(clone.root / "dvc.lock", {"schema": "2.0", "stages": {"merge-step@s03": stage}})
-    workspace.commit(clone.root, "Onboard three")
-    decision = versions.accepted(clone, action="accepted", step="s03", task="three", by="gate", reason="all rules hold")
-    name = "merge-step@s03"
-    made = records.Made({name: "ran"}, {name: path}, ["three"], datetime.now(UTC), "", store, "")
-    records.write(line, clone, decision, lambda place: records.of_model(clone, made, decision, place))
+    step, made = merged(clone, "three", "Onboard three")
+    decision = versions.accepted(clone, action="accepted", step=step, task="three", by="gate", reason="all rules hold")
+    told = replace(made, store=store)
+    records.write(line, clone, decision, lambda place: records.of_model(clone, told, decision, place))
     last = ledger.read(clone.root)[-1].statement
-    assert last.predicate.buildDefinition.otmf_stages[name].run is None
+    assert last.predicate.buildDefinition.otmf_stages[f"merge-step@{step}"].run is None
     assert last.decision == decision
 
 

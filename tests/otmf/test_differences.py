@@ -80,5 +80,7 @@ def test_scaling_by_a_little_is_apart_by_that_little(tmp_path_factory, values, l
     weight = np.array(values, np.float64)
     factor = 1 + little
     one, other = folder(root, "one", weight, {}), folder(root, "other", weight * factor, {})
-    assert differences.between(one, other) <= (factor - 1) + 4 * np.finfo(np.float64).eps, "the factor as it was rounded"
+    assert differences.between(one, other) <= (factor - 1) + 4 * np.finfo(np.float64).eps, (
+        "the factor as it was rounded"
+    )
     assert differences.between(one, other) == differences.between(other, one)

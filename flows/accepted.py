@@ -1,0 +1,34 @@
+"""The models that a ledger tells of: which version is which, and how each of its stages was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from otmf import ledger, statements
+
+
+def models(records: Sequence[ledger.Record]) -> dict[int, ledger.Record]:
+    """Version -> the record of how its model was made."""
+    return {record.statement.decision.version: record for record in records if is_model(record)}
+
+
+def commit_of(record: ledger.Record) -> str:
+    """The commit with the content that a record is about."""
+    inputs = record.statement.predicate.buildDefinition.resolvedDependencies
+    return next(one.digest["gitCommit"] for one in inputs if "gitCommit" in one.digest)
+
+
+def recorded(records: Sequence[ledger.Record], last: ledger.Record) -> dict[str, statements.Stage]:
+    """Stage -> how it was recorded when it last ran for a model, up to a record."""
+    stages: dict[str, statements.Stage] = {}
+    for record in models(records).values():
+        if record.index <= last.index:
+            stages |= record.statement.predicate.buildDefinition.otmf_stages
+    return stages
+
+
+def is_model(record: ledger.Record) -> bool:
+    """Whether a record is about a model that was accepted."""
+    return record.statement.decision.version is not None and isinstance(
+        record.statement.predicate, statements.Provenance
+    )

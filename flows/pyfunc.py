@@ -1,0 +1,118 @@
+"""A version as MLflow's registry keeps it: a pyfunc whose weights are named, not copied; they stay with DVC."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Map
+from PIL import Image
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from flows import accepted, git, remotes, repro, versions
+from otmf import layout, ledger
+from otmf.reference import Reference, address
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # about types of MLflow's own, of no use to anybody here
+    import mlflow.pyfunc
+
+LOADER = "stages.registered"
+FILE = "reference.json"
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "task")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "class"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Map(DataType.double), "probabilities"),
+            ColSpec(DataType.long, "version"),
+        ]
+    ),
+)
+
+
+def reference(line: layout.Layout, records: list[ledger.Record], record: ledger.Record) -> Reference:
+    """Where the files of an accepted model lie and what they are, by the ledger."""
+    decision, where = record.statement.decision, layout.Layout(Path())
+    wanted = (
+        where.merged(decision.step) / "model.safetensors",
+        where.heads(decision.step),
+        where.pretrained / "backbone.json",
+    )
+    commit = git.run(line.root, "rev-parse", f"{versions.tag(decision.version)}^{{commit}}").strip()
+    return Reference(
+        repository=_repository(line),
+        commit=commit,
+        version=decision.version,
+        step=decision.step,
+        files={name: sha256 for path in (*wanted, where.params) for name, sha256 in _below(records, record, path.as_posix()).items()},
+        record=record.name,
+        record_sha256=record.sha256,
+    )  # fmt: skip
+
+
+def write(folder: Path, found: Reference, record: ledger.Record) -> None:
+    """Writes the model in MLflow's form into a folder that does not exist: signature, input example, requirements, reference."""
+    kept = folder.with_name(FILE)
+    kept.write_text(_text(found), encoding="utf-8")
+    packages = record.statement.predicate.runDetails.builder.version
+    example = pd.DataFrame({"image": [_picture()], "task": [record.statement.decision.task]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pandas as MLflow uses it
+        mlflow.pyfunc.save_model(
+            str(folder),
+            loader_module=LOADER,
+            data_path=str(kept),
+            signature=SIGNATURE,
+            input_example=example,
+            pip_requirements=[f"{name}=={packages[name].partition('+')[0]}" for name in sorted(packages)],
+        )
+
+
+def read(folder: Path) -> Reference | None:
+    """The reference of a model as `write` leaves it; None if MLflow would run other code, or the reference does not hold up."""
+    try:
+        flavors = YAML(typ="safe").load((folder / "MLmodel").read_text(encoding="utf-8"))["flavors"]
+        ran = {key: flavors["python_function"].get(key) for key in ("loader_module", "data", "code")}
+        text = (folder / "data" / FILE).read_text(encoding="utf-8")
+        found = Reference.model_validate_json(text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError):
+        return None
+    ours = len(flavors) == 1 and ran == {"loader_module": LOADER, "data": f"data/{FILE}", "code": None}
+    return found if ours and text == _text(found) else None
+
+
+def _text(found: Reference) -> str:
+    return found.model_dump_json(indent=1) + "\n"
+
+
+def _repository(line: layout.Layout) -> str:
+    """Where others get at the line: its git remote, if outputs are to be had from a DVC remote as well, or its folder."""
+    if remotes.has_remote(line) and repro.has_remote(line.root):
+        return address(git.run(line.root, "remote", "get-url", remotes.REMOTE).strip())
+    return str(line.root.resolve())
+
+
+def _below(records: list[ledger.Record], last: ledger.Record, path: str) -> dict[str, str]:
+    """File -> sha256 of what an accepted model has at or below a path, as recorded when that was made last."""
+    found: dict[str, str] = {}
+    for record in accepted.models(records).values():
+        if record.index <= last.index:
+            inputs = record.statement.predicate.buildDefinition.resolvedDependencies
+            named = {
+                one.name: one.digest["sha256"] for one in (*inputs, *record.statement.subject) if "sha256" in one.digest
+            }
+            found = {name: sha for name, sha in named.items() if name == path or name.startswith(f"{path}/")} or found
+    return found
+
+
+def _picture() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), "grey").save(stream, "PNG")
+    return stream.getvalue()
