@@ -7,13 +7,21 @@ makes sure that nothing is left to run. (DVC's run cache alone does not do for i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
@@ -28,6 +36,7 @@ ASKED = "OTMF_AGENTS"
 HOME = "OTMF_LINE"
 REFUSES = "OTMF_REFUSES"
 TRIES = 3
+EVERY = 1.0
 TOLD = ("OTMF_PARENT_RUN", "OTMF_COMMIT")  # all an agent takes over of its coordinator's environment
 REFUSED = "Refused"
 ATTEMPT = "refs/otmf/attempts/{}"
@@ -52,8 +61,15 @@ def require(line: layout.Layout) -> None:
         )
 
 
-def hand_over(clone: layout.Layout, stage: str, extra: dict[str, str], *, force: bool) -> repro.Outcome:
+def hand_over(
+    clone: layout.Layout, stage: str, extra: dict[str, str], *, log: Callable[[str], None], force: bool
+) -> repro.Outcome:
     """Has an agent run a stage of an attempt, and restores what came out of it; `force` as in `repro.stage`.
+
+    Args:
+        clone, stage, extra: the attempt, a stage of dvc.yaml, and what the stage is told.
+        log: takes the agent's lines while it works.
+        force: whether it is run in any case.
 
     Raises:
         ProcessError: with the agent's sentence, if the stage fails; or if no agent brought it to an end.
@@ -71,7 +87,7 @@ def hand_over(clone: layout.Layout, stage: str, extra: dict[str, str], *, force:
         "told": {name: extra[name] for name in TOLD if name in extra},
         "force": force,
     }
-    found = _ask(asked, f"{commit} {stage}" + (f" {flow_run.id}" if force else ""))
+    found, listener = _ask(asked, f"{commit} {stage}" + (f" {flow_run.id}" if force else ""), log)
     remotes.take_over(clone, _result(commit, stage), ("dvc.lock", "data/results/"))
     repro.pull(clone.root, [stage])
     left = repro.stale(clone.root, [stage])
@@ -79,19 +95,23 @@ def hand_over(clone: layout.Layout, stage: str, extra: dict[str, str], *, force:
         raise process.ProcessError(
             f"expected {stage} to be up to date after its agent handed it over; received {', '.join(left)} as stale; see run {found.name}"
         )
+    with contextlib.suppress(httpx.TransportError), get_client(sync_client=True) as client:
+        listener.listen(client)  # a run's last lines reach the server after its state does
     remotes.withdraw(clone, ATTEMPT.format(commit), _result(commit, stage))
     return "ran" if found.state.message == "ran" else "restored"
 
 
-def _ask(asked: dict, key: str) -> FlowRun:
+def _ask(asked: dict, key: str, log: Callable[[str], None]) -> tuple[FlowRun, _Listener]:
     """The run of a stage on an agent, ended well; asked for again where an agent died over it."""
     for attempt in range(1, TRIES + 1):
-        found = run_deployment(
+        begun = run_deployment(
             f"stage/{asked['line_name']}", parameters=asked, idempotency_key=f"{key} {attempt}",
-            flow_run_name=asked["stage"].replace("@", " "), poll_interval=1, timeout=None,
+            flow_run_name=asked["stage"].replace("@", " "), timeout=0,
         )  # fmt: skip
+        listener = _Listener(begun, log)
+        found = listener.ended()
         if found.state.is_completed():
-            return found
+            return found, listener
         said = found.state.message or found.state.name
         if found.state.name == REFUSED:
             raise process.ProcessError(said, lasting=True)
@@ -100,6 +120,31 @@ def _ask(asked: dict, key: str) -> FlowRun:
         f"expected an agent of pool {POOL} to run {asked['stage']}; received {said} in {TRIES} tries; see the log of `otmf worker` on the "
         "agents"
     )
+
+
+@dataclass
+class _Listener:
+    """Passes on what a run says, each line once."""
+
+    run: FlowRun
+    log: Callable[[str], None]
+    heard: int = 0
+
+    def ended(self) -> FlowRun:
+        """Listens until the run is over; a server that does not answer for a while is waited for."""
+        while True:
+            with contextlib.suppress(httpx.TransportError), get_client(sync_client=True) as client:
+                found = client.read_flow_run(self.run.id)
+                self.listen(client)
+                if found.state is not None and found.state.is_final():
+                    return found
+            time.sleep(EVERY)
+
+    def listen(self, client: SyncPrefectClient) -> None:
+        of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run.id]))
+        for line in client.read_logs(of_run, offset=self.heard, sort=LogSort.TIMESTAMP_ASC):
+            self.heard += 1
+            self.log(line.message)
 
 
 @flow(name="stage", validate_parameters=False)

@@ -156,7 +156,7 @@ def run_stage(line: layout.Layout, stage: str, extra: dict[str, str], force: boo
     with progress.noted(line, stage, logs.lines()) as noted:
         if agents.wanted(stage):
             noted("handed to an agent")
-            outcome = agents.hand_over(line, stage, extra, force=force)
+            outcome = agents.hand_over(line, stage, extra, log=noted, force=force)
         else:
             outcome = repro.stage(line.root, stage, log=noted, extra={**extra, **agents.refusing()}, force=force)
     get_run_logger().info(f"{stage}: {outcome}")
