@@ -248,7 +248,7 @@ def _deviations(records: Sequence[ledger.Record], last: ledger.Record) -> list[s
 
 def _base_licence(read: _Commit) -> str:
     document = read.yaml("data/cards/pretrained.yaml")
-    said = {part.get("licence", "") for part in document.get("parts") or [document]}
+    said = {one.get("licence", "") for one in (document, *(document.get("parts") or ()))}
     return ", ".join(sorted(one for one in said if one))
 
 

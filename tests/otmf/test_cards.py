@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from otmf import cards
@@ -86,3 +88,14 @@ def test_card_that_grows_when_it_is_shown_is_refused_at_once(tmp_path) -> None:
     assert len(str(caught.value)) < 5000
     with pytest.raises(cards.CardError, match="expected YAML"):
         read(tmp_path, "[" * 20_000)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "data/cards").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_cards_that_ship_say_what_they_are_and_under_which_licence(path) -> None:
+    if path.stem == "pretrained":
+        assert all(part.licence for part in cards.read_base(path).parts)
+        return
+    card = cards.read(path)
+    assert all((card.title, card.description, card.owner, card.licence))
