@@ -23,7 +23,7 @@ demo: .venv/.ready
 test: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/.ready
 	.venv/bin/ruff check --fix .

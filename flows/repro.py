@@ -12,7 +12,7 @@ from typing import Literal
 from configobj import ConfigObj
 from ruamel.yaml import YAML
 
-from flows import process
+from flows import lockfile, process
 
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
@@ -56,12 +56,13 @@ def stage(
     """
     flags = {"--force": force, "--pull": pull, "--no-commit": not keep}
     options = [flag for flag, wanted in flags.items() if wanted]
-    lines = process.pump(
-        [*_DVC, "--wait-for-lock", "repro", "--single-item", *options, target],
-        folder=line,
-        log=_without_chatter(log),
-        extra=extra,
-    )
+    with lockfile.cut(line, target):
+        lines = process.pump(
+            [*_DVC, "--wait-for-lock", "repro", "--single-item", *options, target],
+            folder=line,
+            log=_without_chatter(log),
+            extra=extra,
+        )
     if any(_RESTORED.match(found) for found in lines):
         return "restored"
     return "ran" if any(_RUNNING.match(found) for found in lines) else "unchanged"

@@ -1,0 +1,73 @@
+"""dvc.lock cut to one stage while DVC runs it: DVC parses and writes the whole file anew for each stage, seconds in long lines."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.failures import WorkspaceError
+
+NAME = "dvc.lock"
+_HEAD = "schema: '2.0'\nstages:\n"
+_STAGE = re.compile(r"^(?=  \S)", re.MULTILINE)
+_TITLE = re.compile(r"  ([A-Za-z0-9][A-Za-z0-9@_-]*):\n")
+
+
+@contextlib.contextmanager
+def cut(folder: Path, stage: str) -> Iterator[None]:
+    """Leaves only a stage's own entry in a folder's dvc.lock, and puts the others back afterwards, before and around it as they were.
+
+    A file of another form than DVC's own is left as it is. After a death in between, the next call puts the others back first.
+    """
+    path, kept = folder / NAME, folder / ".dvc/tmp" / NAME
+    if kept.exists():
+        _restore(path, kept)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    entries = parse(text)
+    if entries is None or not set(entries) - {stage}:
+        yield
+        return
+    kept.parent.mkdir(exist_ok=True)
+    _write(kept, text)
+    if stage in entries:
+        _write(path, _HEAD + entries[stage])
+    else:
+        path.unlink()
+    try:
+        yield
+    finally:
+        _restore(path, kept)
+
+
+def parse(text: str) -> dict[str, str] | None:
+    """Stage -> its lines, of a dvc.lock as DVC writes it; None of any other text."""
+    if not text.startswith(_HEAD):
+        return None
+    entries: dict[str, str] = {}
+    for lines in filter(None, _STAGE.split(text[len(_HEAD) :])):
+        title = _TITLE.match(lines)
+        if title is None or title.group(1) in entries or not lines.endswith("\n"):
+            return None
+        entries[title.group(1)] = lines
+    return entries
+
+
+def _restore(path: Path, kept: Path) -> None:
+    entries = parse(kept.read_text(encoding="utf-8")) or {}
+    text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
+    now = parse(text)
+    if now is None:
+        raise WorkspaceError(
+            f"expected {NAME} as DVC writes it; received another form; what it held before is in {kept}: put it back, and use the DVC that "
+            "otmf comes with"
+        )
+    _write(path, _HEAD + "".join((entries | now).values()))
+    kept.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
