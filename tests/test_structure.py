@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,9 +106,6 @@ def test_package_enters_by_its_door_alone(package) -> None:
 
 
 def test_torch_free_modules_import_without_torch() -> None:
-    import subprocess
-    import sys
-
     names = ", ".join(sorted(TORCH_FREE - {"__version__"}))
     code = f"import sys; from otmf import {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
@@ -124,3 +123,9 @@ def test_every_document_a_stage_script_stays_small() -> None:
     for path in files("stages"):
         if not path.name.startswith("_"):
             assert len(path.read_text(encoding="utf-8").splitlines()) < 150, path
+
+
+def test_no_package_slows_every_start_of_prefect() -> None:
+    """jsonschema imports what it finds for its formats; the grammar of one took longer than all of Prefect."""
+    code = "import sys, prefect; sys.exit('rfc3987_syntax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
