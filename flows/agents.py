@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
-from flows import failures, logs, process, remotes, repro, server, workspace
+from flows import failures, logs, process, recovery, remotes, repro, server, workspace
 from flows.release import release
 from otmf import errors, layout, settings
 
@@ -171,8 +170,9 @@ def _run(line_name: str, commit: str, stage: str, wanted: str, told: dict[str, s
         raise Mismatch(
             f"expected a commit and a stage; received {str(commit)[:60]!r} and {str(stage)[:60]!r}; ask with otmf"
         )
-    name = f"{commit[:12]}-{stage.replace('@', '-')}"
-    with workspace.locked(line, patience=3600, name=f"agent-{name}"):
+    name = f"agent-{commit[:12]}-{stage.replace('@', '-')}"
+    _tidy(line)
+    with workspace.locked(line, patience=3600, name=name):
         remotes.fetch(line, ATTEMPT.format(commit))
         clone = workspace.begin(line, name, commit=commit)
         repro.pull(clone.root, _inputs(clone, workspace.params(clone), stage))
@@ -180,8 +180,16 @@ def _run(line_name: str, commit: str, stage: str, wanted: str, told: dict[str, s
         outcome = repro.stage(clone.root, stage, log=logs.lines(), extra=extra, force=bool(force), pull=True)
         repro.push(clone.root, [stage], runs=True)
         remotes.offer(clone, _result(commit, stage))
-        shutil.rmtree(clone.root)
+        workspace.drop(line, name)
     return outcome
+
+
+def _tidy(line: layout.Layout) -> None:
+    """Removes the clones of runs that died on this agent."""
+    for folder in (line.private / "attempts").glob("agent-*"):
+        with recovery.free(line, folder.name) as dead:
+            if dead:
+                workspace.drop(line, folder.name)
 
 
 def _result(commit: str, stage: str) -> str:

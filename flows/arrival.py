@@ -119,7 +119,7 @@ def _onboard(line: layout.Layout, name: str) -> Onboarded:
             return _dealt_with(line, name)
     finally:
         if inbox.place(line, name) is None:
-            (line.private / lock).unlink(missing_ok=True)
+            workspace.drop(line, lock)
 
 
 def _dealt_with(line: layout.Layout, name: str) -> Onboarded:

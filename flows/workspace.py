@@ -212,6 +212,12 @@ def begin(line: layout.Layout, name: str, *, commit: str = "HEAD", outputs: bool
     return _clone(line, line.private / "attempts" / name, git.run(line.root, "rev-parse", commit).strip(), outputs)
 
 
+def drop(line: layout.Layout, name: str) -> None:
+    """Removes the clone of an attempt that nobody is at any more, and the lock it had; nothing where there is none."""
+    shutil.rmtree(line.private / "attempts" / name, ignore_errors=True)
+    (line.private / name).unlink(missing_ok=True)
+
+
 def at(line: layout.Layout, commit: str, name: str) -> layout.Layout:
     """The line as it was at a commit, in a clone that is kept under a name and made again only if it differs."""
     folder = line.private / "versions" / name

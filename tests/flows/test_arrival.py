@@ -1,0 +1,69 @@
+"""What a submission leaves behind once it is dealt with: nothing, however its fine-tuning ahead of its turn ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flows import agents, arrival, inbox, recovery, workspace
+from otmf import layout
+from tests import makers
+
+
+@pytest.fixture
+def line(tmp_path) -> layout.Layout:
+    root = tmp_path / "line"
+    (root / "data/inbox").mkdir(parents=True)
+    return layout.Layout(root)
+
+
+def left(line: layout.Layout, name: str) -> Path:
+    """The clone of an attempt that died, with a lock that nobody holds."""
+    clone = line.private / "attempts" / name
+    (clone / "data").mkdir(parents=True)
+    (line.private / name).touch()
+    return clone
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_clone_of_a_fine_tuning_that_died_goes_with_its_submission(line, tmp_path, monkeypatch, fails) -> None:
+    def onboarded(*_: object, **__: object) -> SimpleNamespace:
+        if fails:
+            raise ValueError("expected another card")
+        return SimpleNamespace(step="s01")
+
+    monkeypatch.setattr(arrival, "onboard", onboarded)
+    name = inbox.deliver(line, makers.card(tmp_path / "card", "ant"))
+    inbox.accept(line, name)
+    mine, other = left(line, f"ahead-{name}"), left(line, "ahead-zebra-0123456789abcdef")
+    if fails:
+        with pytest.raises(ValueError, match="expected another card"):
+            arrival._onboard(line, name)
+    else:
+        arrival._onboard(line, name)
+    assert not mine.exists()
+    assert not (line.private / f"ahead-{name}").exists()
+    assert other.exists(), "its submission is not dealt with"
+
+
+def test_submission_that_keeps_its_place_keeps_its_clone(line, tmp_path, monkeypatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise workspace.WorkspaceError("expected a tracking store")
+
+    monkeypatch.setattr(arrival, "onboard", away)
+    name = inbox.deliver(line, makers.card(tmp_path / "card", "ant"))
+    inbox.accept(line, name)
+    mine = left(line, f"ahead-{name}")
+    with pytest.raises(workspace.WorkspaceError):
+        arrival._onboard(line, name)
+    assert mine.exists()
+
+
+def test_agent_removes_the_clones_of_its_dead_alone(line) -> None:
+    dead, living = left(line, "agent-0123456789ab-finetune-ant"), left(line, "agent-0123456789ab-merge-step-s01")
+    with recovery.free(line, living.name):
+        agents._tidy(line)
+    assert not dead.exists()
+    assert living.exists()
