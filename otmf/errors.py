@@ -33,6 +33,11 @@ def without_secrets(text: str) -> str:
 def no_tracking_store(where: str, error: BaseException) -> str:
     """The sentence for a tracking store that fails, whatever the failure was."""
     reason = without_secrets(" ".join(str(error).split()))[:160]
+    if "database schema" in reason:
+        return (
+            f"expected a tracking store of this MLflow's version at {without_secrets(where)}; received another ({reason}); use the MLflow that "
+            "made it, or take a backup and call mlflow db upgrade"
+        )
     return (
         f"expected a tracking store at {without_secrets(where)}; received no answer ({reason}); start it, or unset MLFLOW_TRACKING_URI to "
         "use the line's own file"

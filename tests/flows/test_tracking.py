@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
+
 import pytest
 from mlflow.entities import Metric
 
 from flows import tracking
+from flows.failures import WorkspaceError
 from otmf import layout
 
 
@@ -38,3 +43,17 @@ def test_end_of_a_parent_run_is_told_when_the_store_is_back(line) -> None:
     run = store.client.get_run(parent)
     assert (run.info.status, run.data.metrics["acc"], run.data.tags["version"]) == ("FINISHED", 0.5, "v1")
     assert not tracking.catch_up(line, store)
+
+
+def test_store_of_another_version_of_mlflow_is_refused_naming_both(line, tmp_path) -> None:
+    tracking.prepare(line, "small")
+    other = layout.Layout(tmp_path / "other")  # MLflow keeps what it knows of a file under its path
+    shutil.copytree(line.tracking, other.tracking)
+    with contextlib.closing(sqlite3.connect(other.tracking / "mlflow.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        database.commit()
+    with pytest.raises(
+        WorkspaceError, match=r"received another \(.*found version ffffffffffff, but expected [0-9a-f]{12}"
+    ) as caught:
+        tracking.prepare(other, "small")
+    assert "mlflow db upgrade" in str(caught.value)
