@@ -12,12 +12,13 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
@@ -35,7 +36,8 @@ ASKED = "OTMF_AGENTS"
 HOME = "OTMF_LINE"
 REFUSES = "OTMF_REFUSES"
 TRIES = 3
-EVERY = 1.0
+EVERY, LATE = 1.0, 2.0
+PAGE = 200
 TOLD = ("OTMF_PARENT_RUN", "OTMF_COMMIT")  # all an agent takes over of its coordinator's environment
 REFUSED = "Refused"
 ATTEMPT = "refs/otmf/attempts/{}"
@@ -94,27 +96,33 @@ def hand_over(
         raise process.ProcessError(
             f"expected {stage} to be up to date after its agent handed it over; received {', '.join(left)} as stale; see run {found.name}"
         )
-    with contextlib.suppress(httpx.TransportError), get_client(sync_client=True) as client:
-        listener.listen(client)  # a run's last lines reach the server after its state does
+    listener.listen()  # a run's last lines reach the server after its state does
     remotes.withdraw(clone, ATTEMPT.format(commit), _result(commit, stage))
     return "ran" if found.state.message == "ran" else "restored"
 
 
 def _ask(asked: dict, key: str, log: Callable[[str], None]) -> tuple[FlowRun, _Listener]:
     """The run of a stage on an agent, ended well; asked for again where an agent died over it."""
-    for attempt in range(1, TRIES + 1):
+    number, tries = 0, 0
+    while tries < TRIES:
+        number += 1
         begun = run_deployment(
-            f"stage/{asked['line_name']}", parameters=asked, idempotency_key=f"{key} {attempt}",
+            f"stage/{asked['line_name']}", parameters=asked, idempotency_key=f"{key} {number}",
             flow_run_name=asked["stage"].replace("@", " "), timeout=0,
         )  # fmt: skip
+        if begun.state is not None and begun.state.is_final() and not begun.state.is_completed():
+            continue  # it failed when the same was asked before; that was then
+        tries += 1
         listener = _Listener(begun, log)
         found = listener.ended()
         if found.state.is_completed():
             return found, listener
+        time.sleep(LATE)
+        listener.listen()
         said = found.state.message or found.state.name
         if found.state.name == REFUSED:
             raise process.ProcessError(said, lasting=True)
-        get_run_logger().warning(f"{asked['stage']}: agent {attempt} of {TRIES}: {said}")
+        get_run_logger().warning(f"{asked['stage']}: agent {tries} of {TRIES}: {said}")
     raise process.ProcessError(
         f"expected an agent of pool {POOL} to run {asked['stage']}; received {said} in {TRIES} tries; see the log of `otmf worker` on the "
         "agents"
@@ -123,27 +131,39 @@ def _ask(asked: dict, key: str, log: Callable[[str], None]) -> tuple[FlowRun, _L
 
 @dataclass
 class _Listener:
-    """Passes on what a run says, each line once."""
+    """Passes on what a run says. The server keeps lines by time and gets them in batches: the latest are looked through again."""
 
     run: FlowRun
     log: Callable[[str], None]
-    heard: int = 0
+    heard: dict[UUID, None] = field(default_factory=dict)
 
     def ended(self) -> FlowRun:
         """Listens until the run is over; a server that does not answer for a while is waited for."""
         while True:
-            with contextlib.suppress(httpx.TransportError), get_client(sync_client=True) as client:
-                found = client.read_flow_run(self.run.id)
-                self.listen(client)
+            self.listen()
+            try:
+                with get_client(sync_client=True) as client:
+                    found = client.read_flow_run(self.run.id)
                 if found.state is not None and found.state.is_final():
                     return found
+            except httpx.TransportError:
+                pass
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code < 500:
+                    raise
             time.sleep(EVERY)
 
-    def listen(self, client: SyncPrefectClient) -> None:
+    def listen(self) -> None:
+        """Passes on what is new. Lines are for people: that the server does not give them stops nothing."""
+        start = max(0, len(self.heard) - PAGE)
         of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run.id]))
-        for line in client.read_logs(of_run, offset=self.heard, sort=LogSort.TIMESTAMP_ASC):
-            self.heard += 1
-            self.log(line.message)
+        with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            while page := client.read_logs(of_run, limit=PAGE, offset=start, sort=LogSort.TIMESTAMP_ASC):
+                start += len(page)
+                for line in page:
+                    if line.id not in self.heard:
+                        self.heard[line.id] = None
+                        self.log(line.message)
 
 
 @flow(name="stage", validate_parameters=False)

@@ -61,6 +61,7 @@ def sweep(root: str) -> list[str]:
         if not alone:
             return []
         recovery.reap(line)
+        _tidy(line)
         _catch_up(line)
         left = [name for name, place in inbox.waiting(line) if place.due <= datetime.now(UTC)]
         fresh = [name for name in inbox.settled(line) if inbox.accept(line, name)]
@@ -71,6 +72,14 @@ def sweep(root: str) -> list[str]:
                 if at_once:
                     _deal(line, left[-1])
         return left + fresh
+
+
+def _tidy(line: layout.Layout) -> None:
+    """Removes the clones of runs that died after their submission had been dealt with."""
+    for folder in (line.private / "attempts").glob("ahead-*"):
+        with recovery.free(line, folder.name) as dead:
+            if dead and inbox.place(line, folder.name.removeprefix("ahead-")) is None:
+                workspace.drop(line, folder.name)
 
 
 def _catch_up(line: layout.Layout) -> None:
@@ -114,12 +123,12 @@ def _deal(line: layout.Layout, name: str) -> Onboarded | None:
 
 def _onboard(line: layout.Layout, name: str) -> Onboarded:
     lock = f"ahead-{name}"
-    try:
-        with workspace.locked(line, patience=PATIENCE, name=lock):
+    with workspace.locked(line, patience=PATIENCE, name=lock):
+        try:
             return _dealt_with(line, name)
-    finally:
-        if inbox.place(line, name) is None:
-            workspace.drop(line, lock)
+        finally:
+            if inbox.place(line, name) is None:
+                workspace.drop(line, lock)
 
 
 def _dealt_with(line: layout.Layout, name: str) -> Onboarded:

@@ -13,7 +13,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows import agents, git, kept, logs, progress, records, registry, repro, tracking, versions, workspace
+from flows import agents, failures, git, kept, logs, progress, records, registry, repro, tracking, versions, workspace
 from otmf import errors, gate, layout, lineage, settings, statements
 
 
@@ -106,9 +106,9 @@ def carry_out(
     try:
         tracking.finish(store, parent, metrics=metrics, tags=tags)
         registry.follow(store, line, workspace.params(line).line)
-    except workspace.WorkspaceError as error:
+    except failures.EXPECTED as error:  # the line has moved already
         tracking.finish_later(line, parent, metrics=metrics, tags=tags)
-        get_run_logger().warning(f"accepted, but not yet in the tracking store: {error}")
+        get_run_logger().warning(f"accepted, but not yet in the tracking store: {errors.sentence(error)}")
     return Concluded(final, version, result, outcomes)
 
 

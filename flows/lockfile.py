@@ -23,7 +23,7 @@ def cut(folder: Path, stage: str) -> Iterator[None]:
     """
     path, kept = folder / NAME, folder / ".dvc/tmp" / NAME
     if kept.exists():
-        _restore(path, kept)
+        _restore(path, kept, ended_well=False)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     entries = parse(text)
     if entries is None or not set(entries) - {stage}:
@@ -37,8 +37,10 @@ def cut(folder: Path, stage: str) -> Iterator[None]:
         path.unlink()
     try:
         yield
-    finally:
-        _restore(path, kept)
+    except BaseException:
+        _restore(path, kept, ended_well=False)
+        raise
+    _restore(path, kept, ended_well=True)
 
 
 def parse(text: str) -> dict[str, str] | None:
@@ -54,16 +56,17 @@ def parse(text: str) -> dict[str, str] | None:
     return entries
 
 
-def _restore(path: Path, kept: Path) -> None:
+def _restore(path: Path, kept: Path, *, ended_well: bool) -> None:
+    """Puts the others back; what a DVC that did not end well left half-written is dropped."""
     entries = parse(kept.read_text(encoding="utf-8")) or {}
     text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     now = parse(text)
-    if now is None:
+    if now is None and ended_well:
         raise WorkspaceError(
             f"expected {NAME} as DVC writes it; received another form; what it held before is in {kept}: put it back, and use the DVC that "
             "otmf comes with"
         )
-    _write(path, _HEAD + "".join((entries | now).values()))
+    _write(path, _HEAD + "".join((entries | (now or {})).values()))
     kept.unlink()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows import git, kept, records, registry, remotes, repro, tracking, versions, workspace
-from otmf import layout, settings
+from flows import failures, git, kept, records, registry, remotes, repro, tracking, versions, workspace
+from otmf import errors, layout, settings
 from otmf.statements import Decision
 
 Log = Callable[[str], None]
@@ -88,8 +88,9 @@ def _follow(line: layout.Layout, log: Log) -> None:
     name = workspace.params(line).line
     try:
         registry.follow(tracking.prepare(line, name), line, name)
-    except workspace.WorkspaceError as error:
-        log(f"decided, but not yet in the tracking store: {error}")
+    except failures.EXPECTED as error:
+        registry.follow_later(line)
+        log(f"decided, but not yet in the tracking store: {errors.sentence(error)}")
 
 
 def _commit(line: layout.Layout, revision: str) -> str:

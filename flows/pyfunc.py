@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from flows import accepted, git, remotes, repro, versions
 from otmf import layout, ledger
-from otmf.reference import Reference, address
+from otmf.reference import Reference, address, is_repository
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # about types of MLflow's own, of no use to anybody here
@@ -24,6 +24,8 @@ with warnings.catch_warnings():
 
 LOADER = "stages.registered"
 FILE = "reference.json"
+FILES = {"MLmodel", f"data/{FILE}", "input_example.json", "serving_input_example.json", "registered_model_meta"}
+RUN = {"loader_module": LOADER, "data": f"data/{FILE}", "code": None, "env": None}
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "task")]),
     outputs=Schema(
@@ -58,10 +60,12 @@ def reference(line: layout.Layout, records: list[ledger.Record], record: ledger.
 
 
 def write(folder: Path, found: Reference, record: ledger.Record) -> None:
-    """Writes the model in MLflow's form into a folder that does not exist: signature, input example, requirements, reference."""
+    """Writes the model in MLflow's form into a folder that does not exist: signature, input example, reference.
+
+    It names no packages to install: otmf itself has to be there, and what is named there would be run before anything is checked.
+    """
     kept = folder.with_name(FILE)
     kept.write_text(_text(found), encoding="utf-8")
-    packages = record.statement.predicate.runDetails.builder.version
     example = pd.DataFrame({"image": [_picture()], "task": [record.statement.decision.task]})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pandas as MLflow uses it
@@ -71,21 +75,33 @@ def write(folder: Path, found: Reference, record: ledger.Record) -> None:
             data_path=str(kept),
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{name}=={packages[name].partition('+')[0]}" for name in sorted(packages)],
+            pip_requirements=[],
         )
+    for name in ("conda.yaml", "python_env.yaml", "requirements.txt"):
+        (folder / name).unlink()
+    described = folder / "MLmodel"
+    yaml = YAML(typ="rt")
+    content = yaml.load(described.read_text(encoding="utf-8"))
+    del content["flavors"]["python_function"]["env"]
+    with described.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
 
 
 def read(folder: Path) -> Reference | None:
-    """The reference of a model as `write` leaves it; None if MLflow would run other code, or the reference does not hold up."""
+    """The reference of a model as `write` leaves it; None if MLflow would run or install anything else, or it does not hold up."""
     try:
-        flavors = YAML(typ="safe").load((folder / "MLmodel").read_text(encoding="utf-8"))["flavors"]
-        ran = {key: flavors["python_function"].get(key) for key in ("loader_module", "data", "code")}
+        described = YAML(typ="safe").load((folder / "MLmodel").read_text(encoding="utf-8"))
+        (flavor,) = described["flavors"].items()
         text = (folder / "data" / FILE).read_text(encoding="utf-8")
         found = Reference.model_validate_json(text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError):
         return None
-    ours = len(flavors) == 1 and ran == {"loader_module": LOADER, "data": f"data/{FILE}", "code": None}
-    return found if ours and text == _text(found) else None
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    ours = (
+        flavor[0] == "python_function"
+        and {key: flavor[1].get(key) for key in ("loader_module", "data", "code", "env")} == RUN
+    )
+    return found if ours and there <= FILES and text == _text(found) else None
 
 
 def _text(found: Reference) -> str:
@@ -94,8 +110,10 @@ def _text(found: Reference) -> str:
 
 def _repository(line: layout.Layout) -> str:
     """Where others get at the line: its git remote, if outputs are to be had from a DVC remote as well, or its folder."""
-    if remotes.has_remote(line) and repro.has_remote(line.root):
-        return address(git.run(line.root, "remote", "get-url", remotes.REMOTE).strip())
+    if remotes.has_remote(line) and repro.has_remote(line.root, versioned=True):
+        found = address(git.run(line.root, "remote", "get-url", remotes.REMOTE).strip())
+        if is_repository(found):
+            return found
     return str(line.root.resolve())
 
 

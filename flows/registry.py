@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from otmf.statements import Decision
 CHAMPION, PREVIOUS = "champion", "previous"
 LEDGER = "ledger"  # tag of the registered model: number and sha256 of the last record
 OURS = "otmf.version"
+PATIENCE = 600.0
+_BEHIND = ".registry"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
     goal = wanted(line, records)
     if not goal.versions:
         return
-    with tracking.answering(store.uri):
+    with workspace.locked(line, patience=PATIENCE, name="registry"), tracking.answering(store.uri):
         if not store.client.search_registered_models(filter_string=f"name = '{name}'"):
             store.client.create_registered_model(name)
         known = {ours: theirs.version for ours, theirs in _known(store, name).items()}
@@ -96,8 +99,16 @@ def catch_up(line: layout.Layout) -> None:
         return
     name = workspace.params(line).line
     store = tracking.prepare(line, name)
-    if tracking.catch_up(line, store):
-        follow(store, line, name)
+    follow(store, line, name)  # before the notes go: where it fails, the next look at the inbox tries again
+    tracking.catch_up(line, store)
+    (tracking.unsent(line) / _BEHIND).unlink(missing_ok=True)
+
+
+def follow_later(line: layout.Layout) -> None:
+    """Notes that the registry is behind the ledger, for `catch_up`."""
+    folder = tracking.unsent(line)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _BEHIND).touch()
 
 
 def _register(
@@ -122,25 +133,27 @@ def _register(
 
 
 def references(store: tracking.Store, name: str) -> dict[int, Reference | None]:
-    """What the registry holds of each version in place of its weights; None where MLflow would load something else.
+    """What the registry holds of each version in place of its weights; None where that is gone, or is something else.
 
     Raises:
         WorkspaceError: if the store does not answer.
     """
     with tracking.answering(store.uri):
-        return {number: _reference(store, number, version) for number, version in _known(store, name).items()}
+        known = _known(store, name)
+    return {number: _reference(store, name, number, version) for number, version in known.items()}
 
 
-def _reference(store: tracking.Store, number: int, version: Any) -> Reference | None:
+def _reference(store: tracking.Store, name: str, number: int, version: Any) -> Reference | None:
     from flows import pyfunc
 
-    if version.source != f"runs:/{version.run_id}/{_place(number)}":
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return pyfunc.read(Path(store.client.download_artifacts(version.run_id, _place(number), folder)))
-        except FileNotFoundError:
-            return None
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(workspace.WorkspaceError):
+        with tracking.answering(store.uri):
+            loaded = store.client.get_model_version_download_uri(name, version.version)
+            found = store.client.download_artifacts(version.run_id, _place(number), folder)
+        ours = f"runs:/{version.run_id}/{_place(number)}"
+        if version.source == ours and loaded.endswith((ours, f"/{version.run_id}/artifacts/{_place(number)}")):
+            return pyfunc.read(Path(found))
+    return None
 
 
 def _place(number: int) -> str:
@@ -151,6 +164,7 @@ def _place(number: int) -> str:
 def _known(store: tracking.Store, name: str) -> dict[int, Any]:
     """Our versions -> MLflow's."""
     found = store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    found = sorted(found, key=lambda version: int(version.version))
     return {int(version.tags[OURS]): version for version in found if OURS in version.tags}
 
 

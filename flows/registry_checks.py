@@ -45,7 +45,7 @@ def _reference(found: checks.Examined, number: int, received: Reference | None) 
     if received is not None and received.model_copy(update={"repository": wanted.repository}) == wanted:
         return ""
     said = "another" if received is not None else "none"
-    return f"expected a reference to v{number} as {wanted.record} names it; received {said}; do not load it from the registry"
+    return f"expected a reference to v{number} as {wanted.record} names it; received {said}; do not load it; delete it there, and the next decision registers it anew"
 
 
 def _end(said: str | None, records: list[ledger.Record]) -> str:

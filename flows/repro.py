@@ -68,12 +68,6 @@ def stage(
     return "ran" if any(_RUNNING.match(found) for found in lines) else "unchanged"
 
 
-def all_stages(line: Path, *, log: Callable[[str], None], extra: Mapping[str, str] | None = None) -> list[str]:
-    """Brings the whole line up to date; returns the names of the stages that ran."""
-    lines = process.pump([*_DVC, "--wait-for-lock", "repro"], folder=line, log=_without_chatter(log), extra=extra)
-    return [found.group(1) for found in map(_RUNNING.match, lines) if found]
-
-
 def _without_chatter(log: Callable[[str], None]) -> Callable[[str], None]:
     return lambda text: None if _CHATTER.match(text) else log(text)
 
@@ -147,11 +141,12 @@ def push(line: Path, targets: Sequence[str] = (), *, runs: bool = False) -> None
     _call(line, "--wait-for-lock", "push", "--quiet", *(["--run-cache"] if runs else []), *targets)
 
 
-def has_remote(line: Path) -> bool:
-    """Whether the line has a default DVC remote."""
-    files = (line / ".dvc/config", line / ".dvc/config.local")
+def has_remote(line: Path, *, versioned: bool = False) -> bool:
+    """Whether the line has a default DVC remote; with `versioned`, one that every clone of it has as well."""
+    names = ("config",) if versioned else ("config", "config.local")
     return any(
-        "remote" in ConfigObj(str(path), encoding="utf-8", interpolation=False).get("core", {}) for path in files
+        "remote" in ConfigObj(str(line / ".dvc" / name), encoding="utf-8", interpolation=False).get("core", {})
+        for name in names
     )
 
 

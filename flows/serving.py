@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import git, process, versions, workspace
-from otmf import layout, ledger
+from flows import failures, git, process, versions, workspace
+from otmf import errors, layout, ledger
 
 EVERY = 1.0
 
@@ -64,26 +64,28 @@ def serve(
         [sys.executable, "-m", "stages", "serve", *arguments],
         cwd=line.root, env={**process.environment(), "OTMF_WARM": ""}, start_new_session=True, preexec_fn=process.die_with_parent,
     )  # fmt: skip
-    head = None
+    head, said = None, ""
     try:
         while server.poll() is None:
             now = (line.root / ledger.FOLDER).stat().st_mtime_ns
-            if now != head and _follow(line, say):
-                head = now
-            time.sleep(EVERY)
+            if now != head:
+                trouble = _follow(line)
+                if trouble and trouble != said:
+                    say(f"the version that serves stays as it is: {trouble}")
+                head, said = (head if trouble else now), trouble
+            time.sleep(10 * EVERY if said else EVERY)
     finally:
         process.end(server)
     return server.returncode
 
 
-def _follow(line: layout.Layout, say: Callable[[str], None]) -> bool:
-    """What serves goes on serving where the line cannot be read in this moment; says whether it could."""
+def _follow(line: layout.Layout) -> str:
+    """Points at the champion; what serves goes on serving where the line cannot be read in this moment, for the reason returned."""
     try:
         point(line)
-        return True
-    except (workspace.WorkspaceError, process.ProcessError, ValueError, OSError) as error:
-        say(f"the version that serves stays as it is: {error}")
-        return False
+        return ""
+    except failures.EXPECTED as error:
+        return errors.sentence(error)
 
 
 def predictions(line: layout.Layout) -> Iterator[dict[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows import accepted, checks, git, repro, versions
+from flows import accepted, checks, git, lockfile, repro, versions
 from otmf import ledger, statements
 
 
@@ -26,7 +25,8 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
             yield checks.Check(
                 f"v{number}: {resource.name}", checks.differ("sha256", resource.digest["sha256"], received)
             )
-    stages = _yaml(found.blob(tree["dvc.lock"]))["stages"]
+    locked = found.blob(tree["dvc.lock"])
+    stages, texts = _yaml(locked)["stages"], lockfile.parse(locked.decode()) or {}
     known = accepted.recorded(found.records, record)
     outs = {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", ())}
     for name, entry in stages.items():
@@ -35,7 +35,7 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
             for path in (one["path"] for one in entry.get("deps", ()))
         }
         told = known.get(name)
-        if found.first((name, json.dumps([entry, made], sort_keys=True, default=str), id(told))):
+        if found.first((name, texts.get(name, number), tuple(made.items()), id(told))):
             yield checks.Check(f"v{number}: stage {name} in dvc.lock", _stage(told, entry, made))
     newest = number == max(found.models)
     for path, output in _contents(stages, known):

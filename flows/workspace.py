@@ -223,7 +223,10 @@ def at(line: layout.Layout, commit: str, name: str) -> layout.Layout:
     folder = line.private / "versions" / name
     if (folder / ".git").exists() and git.run(folder, "rev-parse", "HEAD").strip() == commit:
         return layout.Layout(folder)
-    return _clone(line, folder, commit)
+    part = _clone(line, folder.with_name(f".{name}.part"), commit)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.root.rename(folder)
+    return layout.Layout(folder)
 
 
 def _clone(line: layout.Layout, folder: Path, commit: str, outputs: bool = True) -> layout.Layout:

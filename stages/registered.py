@@ -23,6 +23,8 @@ from otmf.reference import Reference
 from stages import _loaded
 
 LINE = "OTMF_LINE"
+AT_ONCE, PATIENCE = 4, 3600.0
+QUIET = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "true", "GIT_TERMINAL_PROMPT": "0"}
 
 
 class Registered:
@@ -44,6 +46,8 @@ class Registered:
         Raises:
             ValueError: if a task is unknown, or a content is no image.
         """
+        if data.empty:
+            raise ValueError("expected at least one row; received none; send images")
         if params:
             raise ValueError(f"expected no parameters; received {', '.join(map(str, params))[:100]}; leave them out")
         unknown = sorted(set(data["task"]) - set(self.loaded.heads))
@@ -76,7 +80,7 @@ def _load_pyfunc(path: str) -> Registered:
         fetch(reference, os.environ.get(LINE) or reference.repository, root)
         notice = _loaded.Notice(
             root=name, version=reference.version, step=reference.step,
-            sha256=reference.files[(layout.Layout(Path()).merged(reference.step) / "model.safetensors").as_posix()],
+            sha256=reference.files[reference.encoder],
             record=reference.record, record_sha256=reference.record_sha256,
         )  # fmt: skip
         return Registered(_loaded.load(notice))
@@ -90,7 +94,7 @@ def fetch(reference: Reference, repository: str, root: Path) -> None:
     """
     heads = layout.Layout(Path()).heads(reference.step).as_posix()
     paths = list(dict.fromkeys(heads if name.startswith(f"{heads}/") else name for name in reference.files))
-    with ThreadPoolExecutor(len(paths)) as started:
+    with ThreadPoolExecutor(AT_ONCE) as started:
         fetched = dict(
             zip(paths, started.map(lambda path: _get(repository, reference.commit, path, root), paths), strict=True)
         )
@@ -125,5 +129,11 @@ def _get(repository: str, commit: str, path: str, root: Path) -> str:
         repository,
         path,
     ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | QUIET
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=own, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return f"nothing within {PATIENCE / 60:.0f} minutes"
     return " ".join(done.stderr.split())[-200:] or "nothing" if done.returncode else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,13 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def starts_dvc(text: str) -> bool:
+    """Whether a file has a command of `-m dvc` in it."""
+    found = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List | ast.Tuple))
+    words = ([getattr(part, "value", None) for part in node.elts] for node in found)
+    return any(("-m", "dvc") in itertools.pairwise(line) for line in words)
+
+
 def calls(path: Path) -> set[str]:
     """Names called as plain functions in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -116,7 +124,7 @@ def test_dvc_is_started_by_one_file_in_lines_and_by_one_that_has_no_line_and_no_
         text = path.read_text(encoding="utf-8")
         assert "shell=True" not in text
         assert "os.system" not in text
-        assert '"-m", "dvc"' not in text or path.name in ("repro.py", "registered.py")
+        assert not starts_dvc(text) or path.name in ("repro.py", "registered.py"), path
 
 
 def test_every_document_a_stage_script_stays_small() -> None:

@@ -61,6 +61,21 @@ def test_submission_that_keeps_its_place_keeps_its_clone(line, tmp_path, monkeyp
     assert mine.exists()
 
 
+def test_look_at_the_inbox_removes_what_a_run_left_after_its_submission(line, tmp_path) -> None:
+    waiting = inbox.deliver(line, makers.card(tmp_path / "card", "ant"))
+    inbox.accept(line, waiting)
+    gone, held, kept = (
+        left(line, "ahead-zebra-0123456789abcdef"),
+        left(line, "ahead-mole-0123456789abcdef"),
+        left(line, f"ahead-{waiting}"),
+    )
+    with recovery.free(line, held.name):
+        arrival._tidy(line)
+    assert not gone.exists()
+    assert held.exists()
+    assert kept.exists()
+
+
 def test_agent_removes_the_clones_of_its_dead_alone(line) -> None:
     dead, living = left(line, "agent-0123456789ab-finetune-ant"), left(line, "agent-0123456789ab-merge-step-s01")
     with recovery.free(line, living.name):

@@ -64,6 +64,19 @@ def test_death_in_between_loses_nothing(folder) -> None:
     assert (folder / "dvc.lock").read_text() == before.replace(entry("finetune@one"), entry("finetune@one", "1"))
 
 
+def test_stage_that_is_interrupted_while_dvc_writes_says_why_and_loses_nothing(folder) -> None:
+    before = (folder / "dvc.lock").read_text()
+
+    def interrupted() -> None:
+        with lockfile.cut(folder, "finetune@one"):
+            (folder / "dvc.lock").write_text(HEAD + "  finetune@one:\n    cm")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (folder / "dvc.lock").read_text() == before
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "schema: '3.0'\nstages:\n", "stages: {}\n", HEAD + "  a: {}\n  a: {}\n", HEAD + entry("a") + entry("a"), "# mine\n" + HEAD + entry("a")],

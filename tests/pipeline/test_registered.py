@@ -82,7 +82,7 @@ def test_mlflow_loads_the_champion_and_it_answers_as_the_line_does(otmf, line, p
 def test_registered_version_has_signature_example_and_no_weights(models) -> None:
     for folder in models.values():
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        assert {"MLmodel", "data/reference.json", "input_example.json", "requirements.txt"} <= files
+        assert files == {"MLmodel", "data/reference.json", "input_example.json", "serving_input_example.json"}
         assert sum((folder / file).stat().st_size for file in files) < 20_000
         described = (folder / "MLmodel").read_text(encoding="utf-8")
         assert all(
@@ -138,4 +138,12 @@ def test_model_that_names_other_weights_or_other_code_is_found_and_does_not_load
         assert "expected a reference to v2 as 000002.json names it; received none" in verified()
     finally:
         described.write_text(kept, encoding="utf-8")
+    (models[2] / "requirements.txt").write_text("--extra-index-url http://127.0.0.1/\notmf", encoding="utf-8")
+    assert "expected a reference to v2 as 000002.json names it; received none" in verified()
+    (models[2] / "requirements.txt").unlink()
+    shutil.move(models[1], models[1].with_name("gone"))
+    said = verified()
+    shutil.move(models[1].with_name("gone"), models[1])
+    assert "expected a reference to v1 as 000001.json names it; received none" in said
+    assert "ok  registry: end of the ledger" in said, "the other checks are made all the same"
     otmf("verify", "--unsigned", "--line", line.root)
