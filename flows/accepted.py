@@ -21,10 +21,21 @@ def commit_of(record: ledger.Record) -> str:
 def recorded(records: Sequence[ledger.Record], last: ledger.Record) -> dict[str, statements.Stage]:
     """Stage -> how it was recorded when it last ran for a model, up to a record."""
     stages: dict[str, statements.Stage] = {}
-    for record in models(records).values():
-        if record.index <= last.index:
-            stages |= record.statement.predicate.buildDefinition.otmf_stages
+    for record in until(records, last):
+        stages |= record.statement.predicate.buildDefinition.otmf_stages
     return stages
+
+
+def until(records: Sequence[ledger.Record], last: ledger.Record) -> list[ledger.Record]:
+    """The records of models up to one, in order."""
+    return [record for record in models(records).values() if record.index <= last.index]
+
+
+def named(record: ledger.Record) -> dict[str, str]:
+    """File -> sha256, of all that a model's record names as read or written."""
+    statement = record.statement
+    found = (*statement.predicate.buildDefinition.resolvedDependencies, *statement.subject)
+    return {one.name: one.digest["sha256"] for one in found if "sha256" in one.digest}
 
 
 def is_model(record: ledger.Record) -> bool:

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flows import repro, workspace
-from otmf import cards, gathering, images, layout, lineage, settings, splits
+from flows import encoders, repro, workspace
+from otmf import cards, datasets, gathering, layout, lineage, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -16,6 +16,12 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     line = workspace.open_line(root)
     card = cards.read(card_path)
     entries(workspace.params(line).defaults, card)
+    encoder = encoders.of(line, workspace.params(line))
+    if card.reads != encoder.reads:
+        raise cards.CardError(
+            f"expected a card of {encoder.reads}, which this line's encoder ({encoder.name}) reads; received source {card.source}, "
+            f"{card.reads}; take it to a line that reads those"
+        )
     return line, card
 
 
@@ -55,7 +61,7 @@ def prepare(
         name: of the attempt; the task's otherwise.
 
     Returns:
-        The clone, and the number of images in each part of the split; None if the line has the same card with the same
+        The clone, and the number of inputs in each part of the split; None if the line has the same card with the same
         data already.
 
     Raises:
@@ -72,13 +78,14 @@ def prepare(
         gathering.gather(card, card_path.resolve().parent, aside)
         if known and _same(line, card, aside):
             return None
-        loaded = images.load(aside)
+        loaded = datasets.load(aside)
         _check_held_back(line, entry.split)
-        images.check(loaded, needs_training_labels=card.checkpoint is None)
+        datasets.check(loaded, needs_training_labels=card.checkpoint is None)
         split = splits.split(
             loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
         )
-        attempt = workspace.begin(line, name)
+        before = params.steps[step].previous if known else f"s{int(step[1:]) - 1:02d}"
+        attempt = workspace.begin(line, name, after=None if known else before)
         if known:
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)
@@ -86,7 +93,6 @@ def prepare(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     document = workspace.read_params(attempt)
-    before = params.steps[step].previous if known else f"s{int(step[1:]) - 1:02d}"
     _append(document, "tasks", card.name, entry.model_dump(mode="json"))
     _append(document, "steps", step, {"task": card.name, "previous": before, **merged})
     workspace.write_params(attempt, document)

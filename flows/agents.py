@@ -18,7 +18,7 @@ from uuid import UUID
 
 import httpx
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
@@ -135,34 +135,39 @@ class _Listener:
 
     run: FlowRun
     log: Callable[[str], None]
-    heard: dict[UUID, None] = field(default_factory=dict)
+    heard: set[UUID] = field(default_factory=set)
 
     def ended(self) -> FlowRun:
         """Listens until the run is over; a server that does not answer for a while is waited for."""
-        while True:
-            self.listen()
-            try:
-                with get_client(sync_client=True) as client:
+        with get_client(sync_client=True) as client:
+            while True:
+                self._listen(client)
+                try:
                     found = client.read_flow_run(self.run.id)
-                if found.state is not None and found.state.is_final():
-                    return found
-            except httpx.TransportError:
-                pass
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code < 500:
-                    raise
-            time.sleep(EVERY)
+                    if found.state is not None and found.state.is_final():
+                        return found
+                except httpx.TransportError:
+                    pass
+                except httpx.HTTPStatusError as error:
+                    if error.response.status_code < 500:
+                        raise
+                time.sleep(EVERY)
 
     def listen(self) -> None:
-        """Passes on what is new. Lines are for people: that the server does not give them stops nothing."""
+        """Passes on what is new."""
+        with get_client(sync_client=True) as client:
+            self._listen(client)
+
+    def _listen(self, client: SyncPrefectClient) -> None:
+        """Lines are for people: that the server does not give them stops nothing."""
         start = max(0, len(self.heard) - PAGE)
         of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run.id]))
-        with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        with contextlib.suppress(httpx.HTTPError):
             while page := client.read_logs(of_run, limit=PAGE, offset=start, sort=LogSort.TIMESTAMP_ASC):
                 start += len(page)
                 for line in page:
                     if line.id not in self.heard:
-                        self.heard[line.id] = None
+                        self.heard.add(line.id)
                         self.log(line.message)
 
 

@@ -13,7 +13,21 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows import agents, failures, git, kept, logs, progress, records, registry, repro, tracking, versions, workspace
+from flows import (
+    agents,
+    failures,
+    git,
+    kept,
+    logs,
+    progress,
+    records,
+    registry,
+    repro,
+    staleness,
+    tracking,
+    versions,
+    workspace,
+)
 from otmf import errors, gate, layout, lineage, settings, statements
 
 
@@ -74,14 +88,13 @@ def carry_out(
     change: Change,
     store: tracking.Store,
     parent: str,
-    stages_environment: dict[str, str],
 ) -> Concluded:
     """Runs the stages of a change in a clone, asks the gate, and moves the line to the clone's commit.
 
     Raises:
         Refused: if the gate does not accept the model and nobody overrides it; the line is as before.
     """
-    extra = {**stages_environment, **environment(line, clone, parent)}
+    extra = environment(line, clone, parent)
     outcomes: dict[str, str] = {}
     begun = datetime.now(UTC)
     for stage, output in change.stages:
@@ -215,7 +228,7 @@ def accept(
     line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict, made: records.Made
 ) -> tuple[str, int]:
     """Commits the attempt as a new version, records it, and moves the line to it. Returns the commit and the version."""
-    stale = repro.stale(clone.root, [name for name, _ in change.stages]) if change.stages else []
+    stale = staleness.stale(clone, {name for name, _ in change.stages}) if change.stages else []
     if stale:
         raise workspace.WorkspaceError(
             f"expected every stage of {change.name} to be up to date; received stale {', '.join(stale[:3])}; run it again"

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ruamel.yaml import YAML
 
-from flows import accepted, git, versions, workspace
+from flows import accepted, encoders, git, versions, workspace
 from flows.checks import Check
 from otmf import cards, layout, ledger, settings, statements
 
@@ -117,6 +117,7 @@ class Audit(_Part):
     step: str
     sha256: str
     encoder: str
+    reads: str
     commit: str
     generated: datetime
     deviations: list[str]
@@ -154,6 +155,7 @@ def audit(line: layout.Layout, number: int, checks: Sequence[Check], *, at: date
     commit, stages = accepted.commit_of(record), accepted.recorded(records, record)
     read = _Commit(line.root, commit)
     params = settings.check(read.yaml("params.yaml"))
+    encoder = encoders.described(cards.BaseCard.model_validate(read.yaml("data/cards/pretrained.yaml")), params)
     order = settings.chain(params.steps)
     evaluations = {step: read.json(f"data/results/steps/{step}.json") for step in order}
     last = evaluations[order[-1]]
@@ -167,7 +169,8 @@ def audit(line: layout.Layout, number: int, checks: Sequence[Check], *, at: date
         serves=_role(versions.history(line.root), number),
         step=order[-1],
         sha256=decision.sha256,
-        encoder=Path(params.backbone.model).stem,
+        encoder=encoder.name,
+        reads=encoder.reads,
         commit=commit,
         generated=at,
         deviations=[*_deviations(records, record), *(f"{one.about}: {one.trouble}" for one in broken)],

@@ -109,11 +109,11 @@ def _card(found: Audit) -> dict[str, Any]:
         "bom-ref": "model-card",
         "modelParameters": {
             "approach": {"type": "supervised"},
-            "task": "image classification",
-            "architectureFamily": "vision encoder",
+            "task": f"{found.reads[:-1]} classification",
+            "architectureFamily": f"encoder of {found.reads}",
             "modelArchitecture": found.encoder,
             "datasets": [{"ref": f"data-{task.name}"} for task in found.tasks],
-            "inputs": [{"format": "image"}],
+            "inputs": [{"format": found.reads[:-1]}],
             "outputs": [{"format": "class and probability"}],
         },
         "quantitativeAnalysis": {

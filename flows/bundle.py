@@ -50,7 +50,9 @@ def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
 
 def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Record, target: Path) -> None:
     """Encoder, heads, results, cards and parameters as the version's records name them."""
-    named = _named(records, record)
+    named: dict[str, str] = {}
+    for one in accepted.until(records, record):
+        named |= accepted.named(one)
     tree, step = git.tree(line.root, accepted.commit_of(record)), record.statement.decision.step
     for name in sorted(set(named) & set(tree)):
         _place(target / name).write_bytes(git.blob(line.root, tree[name]))
@@ -65,18 +67,6 @@ def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Reco
             raise workspace.WorkspaceError(
                 f"expected {name} as the records name it; received another content; see what `otmf verify` says"
             )
-
-
-def _named(records: list[ledger.Record], last: ledger.Record) -> dict[str, str]:
-    """File -> sha256, as the records of models up to one name it last."""
-    named: dict[str, str] = {}
-    for record in accepted.models(records).values():
-        if record.index <= last.index:
-            inputs = record.statement.predicate.buildDefinition.resolvedDependencies
-            named |= {
-                one.name: one.digest["sha256"] for one in (*record.statement.subject, *inputs) if "sha256" in one.digest
-            }
-    return named
 
 
 def _place(path: Path) -> Path:

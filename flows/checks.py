@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
@@ -29,6 +30,7 @@ class Examined:
     reader: contents.Reader = field(default_factory=contents.Reader)
     blobs: dict[str, bytes] = field(default_factory=dict)
     pointers: dict[str, str] = field(default_factory=dict)
+    entries: dict[str, Any] = field(default_factory=dict)
     seen: set[object] = field(default_factory=set)
 
     @property

@@ -68,10 +68,10 @@ def onboard(
         found_line, found_card = admission.open_all(line, card)
         with workspace.locked(found_line, patience=wait):  # refused or waited for before anything else is started
             admission.require_ready(found_line, found_card, replace=replace)
-        with warm.interpreter() as environment, server.connected(found_line):
+        with warm.interpreter(), server.connected(found_line):
             from flows.onboard import onboard as flow
 
-            found = flow(str(line), str(card), environment, wait, override, replace)
+            found = flow(str(line), str(card), wait, override, replace)
         if not found.outcomes:
             out.print(f"{found.task} is onboarded already as {found.step}, with the same card and data: nothing to do")
             return
@@ -149,8 +149,8 @@ def worker(
 
     with clear_failures():
         server.require_named()
-        with warm.interpreter() as environment:
-            code = server.work(pool, limit, environment)
+        with warm.interpreter():
+            code = server.work(pool, limit)
     raise typer.Exit(code)
 
 
@@ -180,8 +180,8 @@ def retrain(
         if plan or not wanted:
             _print_plan(found, wanted)
             return
-        with warm.interpreter() as environment, server.connected(found):
-            done = retraining.retrain(str(found.root), tasks, everything, environment, wait, override)
+        with warm.interpreter(), server.connected(found):
+            done = retraining.retrain(str(found.root), tasks, everything, wait, override)
         _print_retrained(done)
 
 
@@ -198,8 +198,8 @@ def retire(
 
     with clear_failures():
         found = workspace.open_line(line)
-        with warm.interpreter() as environment, server.connected(found):
-            done = retraining.retire(str(found.root), task, reason, environment, wait)
+        with warm.interpreter(), server.connected(found):
+            done = retraining.retire(str(found.root), task, reason, wait)
         _print_retrained(done)
 
 
@@ -241,7 +241,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until ctrl-C.")] = False,
 ) -> None:
     """Show the tasks and steps of a line, what waits and runs, which version serves, refused attempts, what is not up to date."""
-    from flows import repro, standing, tracking, workspace
+    from flows import staleness, standing, tracking, workspace
 
     with clear_failures():
         found = workspace.open_line(line)
@@ -252,7 +252,7 @@ def status(
         if not workspace.params(found).steps:
             out.print(f"Next: {me()} onboard CARD --line {line} (the first also makes the base)")
             return
-        stale = repro.stale(found.root)
+        stale = staleness.reasons(found)
         out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
         out.print(f"Tracking: {me('mlflow')} ui --backend-store-uri {errors.without_secrets(tracking.uri(found))}")
 
@@ -285,19 +285,46 @@ def compare(
     from flows import compare as comparison
     from flows import warm, workspace
 
-    with clear_failures(), warm.interpreter() as environment:
+    with clear_failures(), warm.interpreter():
         found = workspace.open_line(line)
-        comparison.run(found, orders=orders, log=out.print, extra=environment)
+        comparison.run(found, orders=orders, log=out.print)
         out.print(comparison.table(found))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A file or folder of weights, or an index of several files.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file that ends in .safetensors, for a card's checkpoint.")
+    ],
+    line: LineOption = Path(),
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of the encoder's names that may be missing: they stay as in the base."),
+    ] = None,
+    ignored: Annotated[list[str] | None, typer.Option(help="Pattern of the checkpoint's names to leave out.")] = None,
+) -> None:
+    """Read a fine-tuned encoder (open_clip, Hugging Face, shards, pickles, LoRA), check it against the line's, write it as the line names it."""
+    from flows import importing, workspace
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        for said in importing.bring(found, source, target, missing=missing or (), ignored=ignored or ()):
+            out.print(said, markup=False)
+        out.print(f"written to {target}; name it in a card: checkpoint: {{path: {target.name}}}", markup=False)
 
 
 @app.command()
 def predict(
-    pictures: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Image files, or text files for an encoder of texts.")
+    ],
     task: Annotated[str, typer.Option(help="Task whose classes to choose from.")],
     line: LineOption = Path(),
 ) -> None:
-    """Print class and probability of images, from the version that serves (the champion)."""
+    """Print class and probability of images or texts, from the version that serves (the champion)."""
     from flows import process, promotion, workspace
 
     with clear_failures():
@@ -314,7 +341,7 @@ def predict(
                 f"expected a task of this line ({', '.join(params.tasks) or 'none yet'}); received {task!r}; "
                 "choose one of them"
             )
-        names = [str(path.resolve()) for path in pictures]
+        names = [str(path.resolve()) for path in files]
         process.pump(
             [sys.executable, "-m", "stages", "predict", task, *names],
             folder=found.root,

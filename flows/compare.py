@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import StringIO
 from statistics import mean, stdev
 from typing import Any
@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 }
 
 
-def run(line: layout.Layout, *, orders: int, log: Callable[[str], None], extra: Mapping[str, str]) -> None:
+def run(line: layout.Layout, *, orders: int, log: Callable[[str], None]) -> None:
     """Brings the comparison of the tasks merged so far up to date, and commits it; the line is as before if it fails."""
     with workspace.locked(line):
         workspace.require_clean(line)
@@ -50,7 +50,7 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None], extra: 
         )
         commit = git.run(attempt.root, "rev-parse", "HEAD").strip()
         uri = tracking.uri(line)
-        extra = {**extra, "OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
+        extra = {"OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
         repro.stage(attempt.root, f"{FOLDER}/dvc.yaml:compare", log=log, extra=extra)
         workspace.commit(attempt.root, f"Compare methods on {len(tasks)} tasks over {orders} orders")
         workspace.land(line, attempt)

@@ -41,7 +41,7 @@ class Reader:
             FileNotFoundError, ValueError: as `listed`.
         """
         if not md5.endswith(".dir"):
-            return self.file(_place(cache, md5))
+            return self.file(place(cache, md5))
         return lineage.listing({name: self.file(path) for name, path in listed(cache, md5).items()})
 
 
@@ -51,14 +51,15 @@ def listed(cache: Path, md5: str) -> dict[str, Path]:
     Raises:
         FileNotFoundError, ValueError: if the listing is not there, or is not one that DVC writes.
     """
-    text = _place(cache, md5).read_text(encoding="utf-8")
+    text = place(cache, md5).read_text(encoding="utf-8")
     entries = json.loads(text)
     if not isinstance(entries, list) or not all(_sound(entry) for entry in entries) or json.dumps(entries) != text:
         raise ValueError(f"expected a listing of files under {md5}; received another content; fetch it anew")
-    return {entry["relpath"]: _place(cache, entry["md5"]) for entry in entries}
+    return {entry["relpath"]: place(cache, entry["md5"]) for entry in entries}
 
 
-def _place(cache: Path, md5: str) -> Path:
+def place(cache: Path, md5: str) -> Path:
+    """Where DVC's cache has what has an md5."""
     return cache / "files/md5" / md5[:2] / md5[2:]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import compare, report, repro, server, warm, workspace
+from flows import compare, report, server, staleness, warm, workspace
 from otmf import layout, settings
 
 TASKS = ("digits", "photos", "glyphs", "shapes", "textures")
@@ -20,13 +20,13 @@ def run(folder: Path, out: Console) -> None:
     begun = time.perf_counter()
     new = not (folder / "params.yaml").exists()
     if new or not _complete(workspace.open_line(folder)):
-        with warm.interpreter() as environment:  # it loads while the line is made
+        with warm.interpreter():  # it loads while the line is made
             if new:
                 out.rule("A new line of models")
                 workspace.create(folder, name="demo")
-            _complete_now(workspace.open_line(folder), environment, out)
+            _complete_now(workspace.open_line(folder), out)
     line = workspace.open_line(folder)
-    stale = repro.stale(line.root)
+    stale = staleness.reasons(line)
     report.write(line, line.root / "report.html")
     out.print(compare.table(line))
     out.print("Everything is up to date." if not stale else f"Not up to date: {', '.join(stale)}")
@@ -56,19 +56,19 @@ def _complete(line: layout.Layout) -> bool:
     return not _missing(line) and compared(line)
 
 
-def _complete_now(line: layout.Layout, environment: dict[str, str], out: Console) -> None:
+def _complete_now(line: layout.Layout, out: Console) -> None:
     missing = _missing(line)
     if missing:
-        _onboard(line, missing, environment, out)
+        _onboard(line, missing, out)
     if not compared(line):
         out.rule(f"Every method of the table, {ORDERS} task orders")
-        compare.run(line, orders=ORDERS, log=out.print, extra=environment)
+        compare.run(line, orders=ORDERS, log=out.print)
 
 
-def _onboard(line: layout.Layout, tasks: list[str], environment: dict[str, str], out: Console) -> None:
+def _onboard(line: layout.Layout, tasks: list[str], out: Console) -> None:
     with server.connected(line):
         from flows.onboard import onboard  # Prefect reads its settings when it is imported
 
         for task in tasks:
             out.rule(f"Task {task} arrives")
-            onboard(str(line.root), str(card(task)), environment)
+            onboard(str(line.root), str(card(task)))

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import audit, audit_files, git, process, versions, workspace
-from otmf import layout
+from flows import audit, audit_files, process, versions, workspace
+from otmf import datasets, layout
 
-SCRIPT = Path(__file__).parent / "pages/classify.py"
+PAGES = Path(__file__).parent / "pages"
 
 
-def export(line: layout.Layout, number: int, folder: Path, *, onnx: bool) -> None:
-    """Writes a version into a folder that does not exist; whole or not at all.
+def export(
+    line: layout.Layout,
+    number: int,
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    largest: int = 5_000_000_000,
+    beside: Sequence[str] = (),
+) -> list[str]:
+    """Writes a version into a folder that does not exist; whole or not at all. Returns sentences about what was written.
+
+    Args:
+        line: the folder of the line.
+        number: of the version.
+        folder: the new folder.
+        dtype: of the encoder's weights: float32, float16 or bfloat16. Heads, and ONNX, stay float32.
+        largest: bytes of a file of weights for transformers, beyond which there are several with an index.
+        beside: what else is wanted: `onnx`, `hugging-face`.
 
     Raises:
         WorkspaceError: if there is no such version, or the folder exists. ProcessError: if it cannot be written.
@@ -24,19 +41,21 @@ def export(line: layout.Layout, number: int, folder: Path, *, onnx: bool) -> Non
             f"expected a new folder to export to; received {folder}, which exists; choose another"
         )
     versions.find(versions.history(line.root), number)
-    commit = git.run(line.root, "rev-parse", f"{versions.tag(number)}^{{commit}}").strip()
+    commit = versions.commit(line.root, number)
     found = workspace.at(line, commit, f"v{number}")
     part = folder.resolve().with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "heads").mkdir(parents=True)
     try:
-        process.pump(
-            [sys.executable, "-m", "stages", "export", str(part), "onnx" if onnx else "plain"],
+        said = process.pump(
+            [sys.executable, "-m", "stages", "export", str(part), dtype, str(largest), *beside],
             folder=found.root, log=lambda _: None, extra={"OTMF_WARM": ""},
         )  # fmt: skip
         made = audit.audit(line, number, [], at=datetime.now(UTC))
         (part / audit_files.CARD).write_text(audit_files.model_card(made), encoding="utf-8")
-        shutil.copyfile(SCRIPT, part / "classify.py")
+        script = "classify.py" if made.reads == datasets.IMAGES else "classify_texts.py"
+        shutil.copyfile(PAGES / script, part / "classify.py")
         part.rename(folder)
+        return said
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from flows import process
 
+_SIGNED = ("cherry-pick", "commit", "fetch", "merge", "push", "tag")  # what may put a name into the history
+
 
 def run(folder: Path, *arguments: str) -> str:
     """Output of a git command in a folder, with an author where none is configured and no hooks of the user's."""
     return process.run(
         ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", *arguments],
         folder=folder,
-        extra=_author(folder),
+        extra=_author(folder) if arguments[0] in _SIGNED else None,
     )
 
 

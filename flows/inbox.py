@@ -265,7 +265,7 @@ def _copied(card: cards.Card, base: Path, part: Path) -> str:
     source = gathering.resolve(card, base)
     if card.source == "embedded":
         return card.path
-    name = "images" if source.is_dir() else "images" + source.suffix.lower()
+    name = card.reads if source.is_dir() else card.reads + source.suffix.lower()
     shutil.copytree(source, part / name) if source.is_dir() else shutil.copyfile(source, part / name)
     return name
 
@@ -274,4 +274,4 @@ def _copied_checkpoint(card: cards.Card, base: Path, part: Path) -> cards.Checkp
     if card.checkpoint is None:
         return None
     names = gathering.copy_checkpoint(card, base, part)
-    return cards.Checkpoint(path=names["checkpoint"], head=names["head"])
+    return card.checkpoint.model_copy(update={"path": names["checkpoint"], "head": names["head"]})

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flows.console import ByOption, LineOption, ReasonOption, clear_failures, out
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from flows.audit import Audit
+    from otmf import layout
 
 app = typer.Typer()
 KeyOption = Annotated[
@@ -118,8 +124,8 @@ def replay(
         table, broken = Table(title=f"{version}, made again"), 0
         for column in ("stage", "output", "bytes"):
             table.add_column(column)
-        with warm.interpreter() as environment:
-            for one in replaying.replay(found, wanted, step, log=out.print, extra=environment):
+        with warm.interpreter():
+            for one in replaying.replay(found, wanted, step, log=out.print):
                 passes = one.same or (bool(others) and one.apart <= tolerance)
                 broken += not passes
                 said = "the same" if one.same else f"other, apart by {one.apart:.2g}" + ("" if passes else ": BAD")
@@ -199,7 +205,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
     largest_mib: Annotated[float, typer.Option(min=0.001, help="Largest body of a request, MiB.")] = 16,
-    most_images: Annotated[int, typer.Option(min=1, help="Most images in a request.")] = 64,
+    most: Annotated[int, typer.Option(min=1, help="Most images or texts in a request.")] = 64,
 ) -> None:
     """Answer HTTP with the champion's predictions; follows promotions and rollbacks without dropping a request."""
     from flows import serving, workspace
@@ -207,7 +213,7 @@ def serve(
     with clear_failures():
         found = workspace.open_line(line)
         out.print(f"http://{host}:{port}/predict, /ready, /health; ctrl-C ends it")
-        code = serving.serve(found, host=host, port=port, largest_mib=largest_mib, most=most_images, say=out.print)
+        code = serving.serve(found, host=host, port=port, largest_mib=largest_mib, most=most, say=out.print)
     raise typer.Exit(code)
 
 
@@ -222,10 +228,11 @@ def trace(
     with clear_failures():
         found, record = serving.trace(workspace.open_line(line), prediction_id)
         decision = record.statement.decision
-        for position, (image, result) in enumerate(zip(found["images"], found["results"], strict=True), start=1):
+        reads = "texts" if "texts" in found else "images"
+        for position, (given, result) in enumerate(zip(found[reads], found["results"], strict=True), start=1):
             out.print(
                 _plain(
-                    f"image {position}, sha256 {image}: {result['class']}, {result['probability']:.3f}, of {found['task']}, {found['at']}"
+                    f"{reads[:-1]} {position}, sha256 {given}: {result['class']}, {result['probability']:.3f}, of {found['task']}, {found['at']}"
                 )
             )
         out.print(_plain(f"v{decision.version} ({decision.step}), encoder sha256 {decision.sha256}"))
@@ -243,18 +250,33 @@ def export(
     version: Annotated[str | None, typer.Option(help="Such as v3; the champion otherwise.")] = None,
     line: LineOption = Path(),
     onnx: Annotated[bool, typer.Option("--onnx", help="Also the encoder as ONNX (needs otmf[onnx]).")] = False,
+    hugging_face: Annotated[
+        bool,
+        typer.Option(
+            "--hugging-face", help="Also as transformers loads a CLIP vision model; encoders of texts always are."
+        ),
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option(help="Of the encoder's weights; what rounding changes is said."),
+    ] = "float32",
+    shard_mb: Annotated[
+        int, typer.Option(min=1, help="Megabytes of a file for transformers, beyond which there are several.")
+    ] = 5000,
 ) -> None:
-    """Write a version for whoever does not have otmf: open_clip weights, heads, labels, card, a script that classifies."""
+    """Write a version for whoever does not have otmf: weights for open_clip or transformers, heads, labels, card, a script that classifies."""
     from flows import exporting, workspace
 
     with clear_failures():
         found = workspace.open_line(line)
         number = _chosen(found, version)
-        exporting.export(found, number, folder, onnx=onnx)
-        out.print(f"v{number} in {folder}; try it with: python {folder.name}/classify.py TASK IMAGE...")
+        beside = [name for name, wanted in (("onnx", onnx), ("hugging-face", hugging_face)) if wanted]
+        for said in exporting.export(found, number, folder, dtype=dtype, largest=shard_mb * 1_000_000, beside=beside):
+            out.print(said, markup=False)
+        out.print(f"v{number} in {folder}; try it with: python {folder.name}/classify.py TASK INPUT...")
 
 
-def _audited(line, version: str | None, keys: list[Path], *, with_registry: bool, at):
+def _audited(line: layout.Layout, version: str | None, keys: list[Path], *, with_registry: bool, at: datetime) -> Audit:
     from flows import audit as auditing
     from flows import keyring, verification
 
@@ -264,7 +286,7 @@ def _audited(line, version: str | None, keys: list[Path], *, with_registry: bool
     return auditing.audit(line, wanted, checks, at=at)
 
 
-def _chosen(line, version: str | None) -> int:
+def _chosen(line: layout.Layout, version: str | None) -> int:
     from flows import versions, workspace
 
     if version:

@@ -1,10 +1,10 @@
-"""dvc.lock cut to one stage while DVC runs it: DVC parses and writes the whole file anew for each stage, seconds in long lines."""
+"""dvc.lock cut to one stage while DVC runs it: DVC parses and writes the whole file anew for each stage."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flows.failures import WorkspaceError
@@ -24,15 +24,15 @@ def cut(folder: Path, stage: str) -> Iterator[None]:
     path, kept = folder / NAME, folder / ".dvc/tmp" / NAME
     if kept.exists():
         _restore(path, kept, ended_well=False)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    entries = parse(text)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    entries = parse(before)
     if entries is None or not set(entries) - {stage}:
         yield
         return
     kept.parent.mkdir(exist_ok=True)
-    _write(kept, text)
+    _write(kept, before)
     if stage in entries:
-        _write(path, _HEAD + entries[stage])
+        _write(path, text({stage: entries[stage]}))
     else:
         path.unlink()
     try:
@@ -43,12 +43,12 @@ def cut(folder: Path, stage: str) -> Iterator[None]:
     _restore(path, kept, ended_well=True)
 
 
-def parse(text: str) -> dict[str, str] | None:
+def parse(content: str) -> dict[str, str] | None:
     """Stage -> its lines, of a dvc.lock as DVC writes it; None of any other text."""
-    if not text.startswith(_HEAD):
+    if not content.startswith(_HEAD):
         return None
     entries: dict[str, str] = {}
-    for lines in filter(None, _STAGE.split(text[len(_HEAD) :])):
+    for lines in filter(None, _STAGE.split(content[len(_HEAD) :])):
         title = _TITLE.match(lines)
         if title is None or title.group(1) in entries or not lines.endswith("\n"):
             return None
@@ -56,21 +56,25 @@ def parse(text: str) -> dict[str, str] | None:
     return entries
 
 
+def text(entries: Mapping[str, str]) -> str:
+    """A dvc.lock of some entries, as `parse` gives them."""
+    return _HEAD + "".join(entries.values())
+
+
 def _restore(path: Path, kept: Path, *, ended_well: bool) -> None:
     """Puts the others back; what a DVC that did not end well left half-written is dropped."""
     entries = parse(kept.read_text(encoding="utf-8")) or {}
-    text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
-    now = parse(text)
+    now = parse(path.read_text(encoding="utf-8") if path.exists() else _HEAD)
     if now is None and ended_well:
         raise WorkspaceError(
             f"expected {NAME} as DVC writes it; received another form; what it held before is in {kept}: put it back, and use the DVC that "
             "otmf comes with"
         )
-    _write(path, _HEAD + "".join((entries | (now or {})).values()))
+    _write(path, text(entries | (now or {})))
     kept.unlink()
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(content, encoding="utf-8")
     part.replace(path)

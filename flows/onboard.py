@@ -44,7 +44,6 @@ class Onboarded:
 def onboard(
     root: str,
     card_path: str,
-    environment: dict[str, str] | None = None,
     patience: float = 0,
     override: str | None = None,
     replace: bool = False,
@@ -58,7 +57,6 @@ def onboard(
     Args:
         root: the line's folder.
         card_path: the card.
-        environment: further environment of the stages.
         patience: seconds to wait for a line that is in use.
         override: a person's reason to accept the model whatever the gate says; kept in the line's history.
         replace: whether the card may take the place of a known task's.
@@ -84,7 +82,7 @@ def onboard(
                 stages = [found for found in plan.stages(clone, params) if found[0] in wanted]
             subject = f"{'Retrain' if known else 'Onboard'} {card.name} as {step}"
             change = attempt.Change(card.name, subject, stages, fresh=(card.name,), override=override)
-            done = attempt.carry_out(line, clone, change, store, parent, environment or {})
+            done = attempt.carry_out(line, clone, change, store, parent)
     now = attempt.accuracies(done.result)
     return Onboarded(
         card.name, step, done.version, now[card.name], done.result["acc"], done.result["bwt"], done.outcomes

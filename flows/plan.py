@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import repro, tracking
+from flows import staleness, tracking
 from otmf import layout, settings
 
 OVERHEAD = 2.0
@@ -94,8 +94,8 @@ def forced(tasks: Iterable[str]) -> dict[str, str]:
 
 
 def changed(line: layout.Layout) -> dict[str, str]:
-    """The stages that DVC calls stale, with its reasons."""
-    return {stage: why for stage, why in repro.reasons(line.root).items() if not stage.endswith(".dvc")}
+    """The stages that are stale, with the reasons."""
+    return {stage: why for stage, why in staleness.reasons(line).items() if not stage.endswith(".dvc")}
 
 
 def timed(wanted: Mapping[str, str], store: tracking.Store) -> list[Planned]:

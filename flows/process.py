@@ -11,19 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from otmf import errors
+from otmf.environment import FOREIGN, QUIET
 
+STARTED_BY = "OTMF_STARTED_BY"  # read by stages/__main__.py
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DVC_NO_ANALYTICS": "1",
-}
-
-
-# Set inside a git hook; they would lead our git elsewhere.
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 # How long a waiting thread of OpenMP keeps its core: with the default, stages that share two cores with anything else
 # slow down many times over; not waiting at all costs half the speed of small encoders on idle cores.
 PATIENT = {"GOMP_SPINCOUNT": "5000"}
@@ -72,7 +64,8 @@ def pump(
     """All output lines of a long command, each handed to `log` as it comes.
 
     The command runs in a session of its own: an interrupt reaches this process alone, which then ends the command and
-    all its children before it goes on.
+    all its children before it goes on. Its environment names this process, so that a stage which starts too late to be
+    told of our death by the kernel sees that it has been left alone.
 
     Raises:
         ProcessError: if it fails.
@@ -81,7 +74,7 @@ def pump(
     process = subprocess.Popen(
         list(arguments),
         cwd=folder,
-        env=environment(extra),
+        env=environment({**(extra or {}), STARTED_BY: str(os.getpid())}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

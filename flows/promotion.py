@@ -75,7 +75,7 @@ def serving(line: layout.Layout) -> layout.Layout:
     newest = max(entry.version for entry in versions.history(line.root))
     if champion.version == newest:
         return line
-    return workspace.at(line, _commit(line, versions.tag(champion.version)), f"v{champion.version}")
+    return workspace.at(line, versions.commit(line.root, champion.version), f"v{champion.version}")
 
 
 def _land(line: layout.Layout, attempt: layout.Layout, log: Log, *, tag: str | None = None) -> None:

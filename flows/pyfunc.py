@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows import accepted, git, remotes, repro, versions
-from otmf import layout, ledger
+from otmf import datasets, layout, ledger
 from otmf.reference import Reference, address, is_repository
 
 with warnings.catch_warnings():
@@ -26,16 +26,13 @@ LOADER = "stages.registered"
 FILE = "reference.json"
 FILES = {"MLmodel", f"data/{FILE}", "input_example.json", "serving_input_example.json", "registered_model_meta"}
 RUN = {"loader_module": LOADER, "data": f"data/{FILE}", "code": None, "env": None}
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "task")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "class"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-            ColSpec(DataType.long, "version"),
-        ]
-    ),
+OUTPUTS = Schema(
+    [
+        ColSpec(DataType.string, "class"),
+        ColSpec(DataType.double, "probability"),
+        ColSpec(Map(DataType.double), "probabilities"),
+        ColSpec(DataType.long, "version"),
+    ]
 )
 
 
@@ -46,8 +43,9 @@ def reference(line: layout.Layout, records: list[ledger.Record], record: ledger.
         where.merged(decision.step) / "model.safetensors",
         where.heads(decision.step),
         where.pretrained / "backbone.json",
+        where.pretrained / "tokenizer.json",
     )
-    commit = git.run(line.root, "rev-parse", f"{versions.tag(decision.version)}^{{commit}}").strip()
+    commit = versions.commit(line.root, decision.version)
     return Reference(
         repository=_repository(line),
         commit=commit,
@@ -59,21 +57,29 @@ def reference(line: layout.Layout, records: list[ledger.Record], record: ledger.
     )  # fmt: skip
 
 
-def write(folder: Path, found: Reference, record: ledger.Record) -> None:
+def write(folder: Path, found: Reference, record: ledger.Record, reads: str) -> None:
     """Writes the model in MLflow's form into a folder that does not exist: signature, input example, reference.
+
+    Args:
+        folder: where.
+        found, record: what it stands for.
+        reads: `images` or `texts`.
 
     It names no packages to install: otmf itself has to be there, and what is named there would be run before anything is checked.
     """
     kept = folder.with_name(FILE)
     kept.write_text(_text(found), encoding="utf-8")
-    example = pd.DataFrame({"image": [_picture()], "task": [record.statement.decision.task]})
+    kind, one = ("text", "a text to classify") if reads == datasets.TEXTS else ("image", _picture())
+    example = pd.DataFrame({kind: [one], "task": [record.statement.decision.task]})
+    column = ColSpec(DataType.string if reads == datasets.TEXTS else DataType.binary, kind)
+    signature = ModelSignature(Schema([column, ColSpec(DataType.string, "task")]), OUTPUTS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pandas as MLflow uses it
         mlflow.pyfunc.save_model(
             str(folder),
             loader_module=LOADER,
             data_path=str(kept),
-            signature=SIGNATURE,
+            signature=signature,
             input_example=example,
             pip_requirements=[],
         )
@@ -120,13 +126,9 @@ def _repository(line: layout.Layout) -> str:
 def _below(records: list[ledger.Record], last: ledger.Record, path: str) -> dict[str, str]:
     """File -> sha256 of what an accepted model has at or below a path, as recorded when that was made last."""
     found: dict[str, str] = {}
-    for record in accepted.models(records).values():
-        if record.index <= last.index:
-            inputs = record.statement.predicate.buildDefinition.resolvedDependencies
-            named = {
-                one.name: one.digest["sha256"] for one in (*inputs, *record.statement.subject) if "sha256" in one.digest
-            }
-            found = {name: sha for name, sha in named.items() if name == path or name.startswith(f"{path}/")} or found
+    for record in accepted.until(records, last):
+        named = accepted.named(record).items()
+        found = {name: sha256 for name, sha256 in named if name == path or name.startswith(f"{path}/")} or found
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import accepted, git, tracking, versions, workspace
+from flows import accepted, encoders, tracking, versions, workspace
 from otmf import layout, ledger
 from otmf.reference import Reference
 from otmf.statements import Decision
@@ -125,7 +125,8 @@ def _register(
     record = accepted.models(records)[number]
     run = tracking.run_of_version(store, number, record.statement.predicate.runDetails.otmf_runs.get("parent"))
     with tempfile.TemporaryDirectory() as folder:
-        pyfunc.write(Path(folder) / "model", pyfunc.reference(line, records, record), record)
+        reads = encoders.of(line, workspace.params(line)).reads
+        pyfunc.write(Path(folder) / "model", pyfunc.reference(line, records, record), record, reads)
         store.client.log_artifacts(run, str(Path(folder) / "model"), artifact_path=_place(number))
     return store.client.create_model_version(
         name, source=f"runs:/{run}/{_place(number)}", run_id=run, tags=tags
@@ -170,7 +171,7 @@ def _known(store: tracking.Store, name: str) -> dict[int, Any]:
 
 def _tags(line: layout.Layout, record: ledger.Record) -> dict[str, str]:
     entry = record.statement.decision
-    commit = git.run(line.root, "rev-parse", f"{versions.tag(entry.version)}^{{commit}}").strip()
+    commit = versions.commit(line.root, entry.version)
     return {OURS: str(entry.version), "step": entry.step, "task": entry.task, "sha256": entry.sha256, "git.commit": commit,
             "action": entry.action, "by": entry.by, "reason": entry.reason[:500], "record": record.name,
             "record.sha256": record.sha256}  # fmt: skip

@@ -42,14 +42,7 @@ def surroundings(line: layout.Layout, number: int) -> list[str]:
     return found
 
 
-def replay(
-    line: layout.Layout,
-    number: int,
-    step: str | None,
-    *,
-    log: Callable[[str], None],
-    extra: dict[str, str] | None = None,
-) -> Iterator[Replayed]:
+def replay(line: layout.Layout, number: int, step: str | None, *, log: Callable[[str], None]) -> Iterator[Replayed]:
     """Runs the stages of a version again, all of them or those of one step, and compares each output.
 
     The clone stands at the recorded commit; what a step reads is restored from DVC's cache, what it writes goes nowhere else.
@@ -59,7 +52,6 @@ def replay(
         number: of the version.
         step: only the stages of this step's task.
         log: takes the stages' output.
-        extra: further environment of the stages.
 
     Raises:
         WorkspaceError: if there is no such version or step. ProcessError: if a stage fails.
@@ -81,7 +73,7 @@ def replay(
                 )
             wanted = [stage for stage, _ in plan.of_task(clone, params.steps[step].task, step)[1:]]
         recorded = accepted.recorded(ledger.read(line.root), record)
-        told = {"MLFLOW_TRACKING_URI": f"sqlite:///{name}/mlflow.db", **(extra or {})}
+        told = {"MLFLOW_TRACKING_URI": f"sqlite:///{name}/mlflow.db"}
         for stage in wanted:
             before = Path(name) / "before"
             shutil.rmtree(before, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from flows import compare, git, standing, versions, workspace
+from flows import compare, encoders, git, standing, versions, workspace
 from otmf import layout, metrics, settings
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
@@ -38,7 +38,7 @@ def write(line: layout.Layout, target: Path) -> None:
 def content(line: layout.Layout) -> dict[str, Any]:
     """Everything the page shows, as plain values."""
     params = workspace.params(line)
-    order = settings.chain(params.steps)
+    encoder, order = encoders.of(line, params), settings.chain(params.steps)
     if not order:
         raise workspace.WorkspaceError("expected a line with at least one step; received none; onboard a task first")
     last = _json(line.evaluation(order[-1]))
@@ -46,7 +46,8 @@ def content(line: layout.Layout) -> dict[str, Any]:
     matrix = metrics.accuracy_matrix(last["rows"])
     return {
         "name": params.line,
-        "backbone": Path(params.backbone.model).stem,
+        "backbone": encoder.name,
+        "reads": encoder.reads,
         "standing": standing.sentences(line),
         "history": versions.history(line.root),
         "commit": git.run(line.root, "rev-parse", "HEAD").strip(),

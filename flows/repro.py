@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from configobj import ConfigObj
+from configobj import ConfigObj, ConfigObjError
 from ruamel.yaml import YAML
 
 from flows import lockfile, process
@@ -17,7 +18,7 @@ from flows import lockfile, process
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
 _RESTORED = re.compile(r"^Stage '(.+)' is cached - skipping run")
-_DVC = (sys.executable, "-m", "dvc")
+_DVC = (sys.executable, "-m", "stages._dvc")
 _SETTINGS = {
     "core": {"analytics": "false", "check_update": "false", "autostage": "false"},
     "cache": {"type": "reflink,hardlink,copy"},
@@ -86,7 +87,7 @@ def share_cache(line: Path, owner: Path) -> None:
 def cache(line: Path) -> Path:
     """The folder of DVC's cache."""
     for name in ("config.local", "config"):
-        own = ConfigObj(str(line / ".dvc" / name), encoding="utf-8", interpolation=False).get("cache", {})
+        own = _configuration(line / ".dvc" / name).get("cache", {})
         if "dir" in own:
             return line / ".dvc" / own["dir"]
     return line / ".dvc/cache"
@@ -94,9 +95,18 @@ def cache(line: Path) -> Path:
 
 def _configure(path: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
     """Writes DVC's configuration without starting DVC, which takes half a second a time."""
-    content = ConfigObj(str(path), encoding="utf-8", interpolation=False)
+    content = _configuration(path)
     content.merge(settings)
     content.write()
+
+
+def _configuration(path: Path) -> ConfigObj:
+    try:
+        return ConfigObj(str(path), encoding="utf-8", interpolation=False)
+    except (ConfigObjError, UnicodeError) as error:
+        raise ValueError(
+            f"expected DVC's configuration in {path}; received text that does not parse; restore the file from git"
+        ) from error
 
 
 def track(line: Path, path: Path) -> None:
@@ -144,40 +154,29 @@ def push(line: Path, targets: Sequence[str] = (), *, runs: bool = False) -> None
 def has_remote(line: Path, *, versioned: bool = False) -> bool:
     """Whether the line has a default DVC remote; with `versioned`, one that every clone of it has as well."""
     names = ("config",) if versioned else ("config", "config.local")
-    return any(
-        "remote" in ConfigObj(str(line / ".dvc" / name), encoding="utf-8", interpolation=False).get("core", {})
-        for name in names
-    )
+    return any("remote" in _configuration(line / ".dvc" / name).get("core", {}) for name in names)
 
 
 def stale(line: Path, targets: Sequence[str] = ()) -> list[str]:
-    """Names of stages and data that are not up to date, of all or of some."""
+    """Names of stages and data that are not up to date, of some or of all; of a long line `flows.staleness` knows sooner."""
     text = process.run([*_DVC, "status", *targets], folder=line)
     return [found[:-1] for found in text.splitlines() if found and not found[0].isspace() and found.endswith(":")]
 
 
-def reasons(line: Path) -> dict[str, str]:
-    """Stale stages and data -> what changed, in DVC's words."""
-    found = json.loads(process.run([*_DVC, "status", "--json"], folder=line) or "{}")
-    return {name: _reason(changes) for name, changes in found.items()}
+def changed(line: Path) -> dict[str, str]:
+    """Path -> how it is other than what DVC holds of it, modified or deleted, of outputs and data.
 
-
-def _reason(changes: list) -> str:
-    said = []
-    for change in changes:
-        if isinstance(change, str):
-            said.append(change)
-            continue
-        for kind, parts in change.items():
-            names = parts if isinstance(parts, dict) else {str(parts): ""}
-            said += [f"{kind}: {_flat(path, how)}" for path, how in names.items()]
-    return "; ".join(said)
-
-
-def _flat(path: str, how: object) -> str:
-    if isinstance(how, dict):  # parameters: file -> name -> how
-        return ", ".join(f"{name} {_flat('', value).strip()}" for name, value in how.items())
-    return f"{path} {how}".strip()
+    DVC is told that there is no git: it would read the whole line once more, as of the last commit, to say what nobody here asks.
+    """
+    with tempfile.TemporaryDirectory() as settings:
+        _configure(Path(settings) / "config", {"core": {"no_scm": "true"}})
+        extra = {"DVC_SYSTEM_CONFIG_DIR": settings}
+        found = json.loads(process.run([*_DVC, "data", "status", "--json"], folder=line, extra=extra) or "{}")
+    return {
+        path.rstrip("/"): kind
+        for kind in ("modified", "deleted")
+        for path in found.get("uncommitted", {}).get(kind, ())
+    }
 
 
 def inputs(line: Path, stage: str, task: str, previous: str) -> list[str]:

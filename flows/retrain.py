@@ -45,7 +45,6 @@ def retrain(
     root: str,
     tasks: list[str] | None = None,
     everything: bool = False,
-    environment: dict[str, str] | None = None,
     patience: float = 0,
     override: str | None = None,
 ) -> Retrained | None:
@@ -71,14 +70,12 @@ def retrain(
             stages = [found for found in plan.stages(clone, params) if found[0] in asked]
             forced = [stage for stage, why in asked.items() if why == "asked for"]
             change = attempt.Change("retrain", f"Retrain {said}", stages, fresh=names, forced=forced, override=override)
-            done = attempt.carry_out(line, clone, change, store, parent, environment or {})
+            done = attempt.carry_out(line, clone, change, store, parent)
     return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
 
 
 @flow(name="retire", validate_parameters=False)
-def retire(
-    root: str, task: str, reason: str, environment: dict[str, str] | None = None, patience: float = 0
-) -> Retrained:
+def retire(root: str, task: str, reason: str, patience: float = 0) -> Retrained:
     """Takes a task out of the line: its card, data and step go, and every later step is merged anew without it.
 
     The history of git keeps all of it.
@@ -106,7 +103,7 @@ def retire(
             subject = f"Retire {task}\n\n{reason}"
             again = [one for one in stages if one[0] in asked]
             change = attempt.Change(f"retire-{task}", subject, again, fresh=(), retired=reason)
-            done = attempt.carry_out(line, clone, change, store, parent, environment or {})
+            done = attempt.carry_out(line, clone, change, store, parent)
     return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
 
 

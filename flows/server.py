@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -156,14 +156,13 @@ def require_named() -> None:
     require(url)
 
 
-def work(pool: str, limit: int | None, extra: Mapping[str, str]) -> int:
+def work(pool: str, limit: int | None) -> int:
     """Runs a Prefect worker of a pool until it ends or this process is asked to; returns its exit code.
 
     Args:
         pool: whose runs it takes.
         limit: how many at a time; None: one on an agent, else as many as there are cores and at least three. Without a bound a
             burst of submissions starts an interpreter for each at once, and the first is done minutes later than alone.
-        extra: further environment of its runs.
     """
     bound = limit or (1 if pool == AGENTS else max(3, os.cpu_count() or 1))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -181,7 +180,7 @@ def work(pool: str, limit: int | None, extra: Mapping[str, str]) -> int:
             "--limit",
             str(bound),
         ],
-        env=process.environment(extra),
+        env=process.environment(),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=process.die_with_parent,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import failures, git, process, versions, workspace
+from flows import failures, process, versions, workspace
 from otmf import errors, layout, ledger
 
 EVERY = 1.0
@@ -39,7 +39,7 @@ def point(line: layout.Layout) -> int:
             "expected a line with a version to serve; received one without; onboard a task first"
         )
     made = next(record for record in records if record.statement.decision.version == champion.version)
-    commit = git.run(line.root, "rev-parse", f"{versions.tag(champion.version)}^{{commit}}").strip()
+    commit = versions.commit(line.root, champion.version)
     found = workspace.at(line, commit, f"v{champion.version}")
     content = {
         "root": str(found.root), "version": champion.version, "step": champion.step, "sha256": champion.sha256,

@@ -81,4 +81,6 @@ def _git(root: Path) -> Iterator[checks.Check]:
 def _lying(root: Path) -> set[str]:
     """The files in the folders of a line that git holds all of."""
     folders = [root / "data" / name for name in ("backbones", "cards", "lineage", "results")]
-    return {path.relative_to(root).as_posix() for folder in folders for path in folder.rglob("*") if not path.is_dir()}
+    found = [path for folder in folders for path in folder.rglob("*")]
+    found += [*(root / "data").glob("*"), *(root / "data/raw").glob("*")]
+    return {path.relative_to(root).as_posix() for path in found if not path.is_dir()}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from flows import accepted, checks, git, lockfile, repro, versions
+from flows import accepted, checks, contents, git, lockfile, repro, versions
 from otmf import ledger, statements
 
 
@@ -26,7 +27,7 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
                 f"v{number}: {resource.name}", checks.differ("sha256", resource.digest["sha256"], received)
             )
     locked = found.blob(tree["dvc.lock"])
-    stages, texts = _yaml(locked)["stages"], lockfile.parse(locked.decode()) or {}
+    stages, texts = _stages(found, locked)
     known = accepted.recorded(found.records, record)
     outs = {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", ())}
     for name, entry in stages.items():
@@ -47,7 +48,7 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
 
 
 def _tag(found: checks.Examined, number: int, record: ledger.Record, commit: str) -> str:
-    tag = git.run(found.root, "rev-parse", "--verify", f"refs/tags/{versions.tag(number)}^{{commit}}").strip()
+    tag = versions.commit(found.root, number)
     parent = git.run(found.root, "rev-parse", f"{tag}^").strip()
     if parent != commit:
         return f"expected the tag's commit to follow {commit[:12]}; received one that follows {parent[:12]}"
@@ -75,6 +76,19 @@ def _stage(recorded: statements.Stage | None, entry: Mapping[str, Any], made: Ma
     return ""
 
 
+def _stages(found: checks.Examined, locked: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """Stage -> its entry in a dvc.lock, and stage -> its lines; what an earlier version has as well is not parsed again."""
+    texts = lockfile.parse(locked.decode()) or {}
+    try:
+        for text in set(texts.values()) - set(found.entries):
+            (found.entries[text],) = _yaml(text.encode()).values()
+    except (YAMLError, ValueError):  # not as DVC writes it: entries that refer to each other, say
+        texts = {}
+    if not texts:
+        return _yaml(locked)["stages"], {}
+    return {name: found.entries[text] for name, text in texts.items()}, texts
+
+
 def _pointer(path: str, tree: Mapping[str, str], found: checks.Examined) -> str:
     """The md5 in the .dvc file of some raw data."""
     name = tree[f"{path}.dvc"]
@@ -97,12 +111,13 @@ def _contents(
 def _kept(
     found: checks.Examined, about: str, path: str, wanted: statements.Output, tree: Mapping[str, str]
 ) -> Iterator[checks.Check]:
-    """An output or input where it is kept: in git, or in DVC's cache."""
+    """An output or input where it is kept: in git, or in DVC's cache; in both where DVC keeps a copy of its own as well."""
     if path in tree:
         received = hashlib.sha256(found.blob(tree[path])).hexdigest()
         yield checks.Check(f"{about} in git", checks.differ("sha256", wanted.sha256, received))
-    else:
-        yield from _cached(found, about, path, wanted)
+        if not contents.place(repro.cache(found.root), wanted.md5).exists():
+            return
+    yield from _cached(found, about, path, wanted)
 
 
 def _lying(found: checks.Examined, about: str, path: str, wanted: statements.Output) -> Iterator[checks.Check]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import workspace
+from flows import git, workspace
 from otmf import layout, ledger, lineage
 from otmf.statements import Action, Decision, Finding
 
@@ -117,6 +117,11 @@ def reason(given: str) -> str:
     if not said:
         raise workspace.WorkspaceError("expected a reason; received an empty one; say why, in a few words")
     return said[:500]
+
+
+def commit(root: Path, version: int) -> str:
+    """The commit that recorded a version. Raises ProcessError if its tag is gone."""
+    return git.run(root, "rev-parse", "--verify", f"refs/tags/{tag(version)}^{{commit}}").strip()
 
 
 def tag(version: int) -> str:

@@ -1,4 +1,4 @@
-"""Starts the stages' warm interpreter for as long as a command runs."""
+"""Starts the warm interpreter of DVC and the stages for as long as a command runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ VARIABLE = "OTMF_WARM"
 
 @contextlib.contextmanager
 def interpreter() -> Iterator[dict[str, str]]:
-    """The environment that leads stages to a warm interpreter: one already named there, else one of our own."""
+    """Leads this process's DVC and stages to a warm interpreter: one already named in the environment, else one of our own.
+
+    Yields what the environment then says, for processes that are given another.
+    """
     if os.environ.get(VARIABLE):
         yield {VARIABLE: os.environ[VARIABLE]}
         return
@@ -33,8 +36,10 @@ def interpreter() -> Iterator[dict[str, str]]:
             cwd=folder,
         )
         try:
-            yield {VARIABLE: path} if server.poll() is None else {}
+            os.environ[VARIABLE] = path
+            yield {VARIABLE: path}
         finally:
+            os.environ.pop(VARIABLE, None)
             server.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+import string
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,29 +47,76 @@ class _Strict(BaseModel):
 
 
 class Checkpoint(_Strict):
-    """An encoder fine-tuned elsewhere: a file of weights, and optionally its classification head.
+    """An encoder fine-tuned elsewhere: a file or folder of weights in any form of `otmf.formats`, and optionally its head.
 
-    `head` is a safetensors file with `weight` (classes, features) and optionally `bias` (classes,), applied to
-    L2-normalised features.
+    Attributes:
+        path: the file or folder.
+        head: a safetensors file with `weight` (classes, features) and optionally `bias` (classes,), applied to L2-normalised
+            features.
+        missing: patterns of names that the checkpoint may lack; those tensors stay as in the base.
+        ignored: patterns of names in the checkpoint that are left out.
     """
 
     path: str
     head: str | None = None
+    missing: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+class Columns(_Strict):
+    """Which columns of a table mean what.
+
+    Attributes:
+        text: a text with names of columns in braces, such as `premise: {premise} hypothesis: {hypothesis}`.
+        label: class names or their positions from 0.
+        split: says of each row which part it belongs to; not read of a folder with a table for each part.
+        train, test: what the parts are called there.
+        left_out: other values of `split` whose rows are not taken.
+    """
+
+    text: str = "{text}"
+    label: str = "label"
+    split: str = "split"
+    train: str = "train"
+    test: str = "test"
+    left_out: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _text_names_columns(self) -> Columns:
+        try:
+            fields = [field for field in string.Formatter().parse(self.text) if field[1] is not None]
+        except ValueError as error:
+            raise ValueError(
+                f"expected names of columns in braces; received {self.text!r} ({error}); mend it"
+            ) from error
+        if not fields or any(not name or form or conversion for _, name, form, conversion in fields):
+            raise ValueError(
+                f"expected a text with at least one plain name of a column in braces; received {self.text!r}; mend it"
+            )
+        if re.search(r"[/\\]|\.\.", self.train + self.test):
+            raise ValueError(f"expected names of parts; received {self.train!r} and {self.test!r}; leave out slashes")
+        return self
+
+
+TABLES = ("csv", "parquet", "jsonl")
+PROMPTS = {"images": ("a photo of a {}.",), "texts": ("{}",)}
 
 
 class Card(_Strict):
-    """One task: its name, where its images come from, and what may be said about it.
+    """One task: its name, where its images or texts come from, and what may be said about it.
 
-    `source` is `npz` (arrays train_x, train_y, test_x, test_y), `folder` (train/<class>/*.png, test/<class>/*.png) or
-    `embedded` (a task that ships with otmf, named by `path`). Paths are relative to the card's own folder.
-    With `checkpoint`, nothing is trained: `train` images then serve the merge alone and need no labels.
+    `source` is, of images, `npz` (arrays train_x, train_y, test_x, test_y), `folder` (train/<class>/*.png, test/<class>/*.png) or
+    `embedded` (a task that ships with otmf, named by `path`); of texts `csv`, `parquet` or `jsonl`: a table, or a folder with
+    one for each part, whose `columns` can be named. Paths are relative to the card's own folder.
+    With `checkpoint`, nothing is trained: `train` inputs then serve the merge alone and need no labels.
     """
 
     name: Slug
-    source: Literal["npz", "folder", "embedded"]
+    source: Literal["npz", "folder", "embedded", "csv", "parquet", "jsonl"]
     path: str
+    columns: Columns = Columns()
     classes: tuple[ClassName, ...] | None = None
-    prompts: tuple[str, ...] = ("a photo of a {}.",)
+    prompts: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     title: str = ""
     description: str = ""
@@ -91,10 +139,23 @@ class Card(_Strict):
             raise ValueError(f"expected at least 2 classes; received {len(self.classes)}; a task tells classes apart")
         return self
 
+    @property
+    def reads(self) -> str:
+        """What the card brings: `images` or `texts`."""
+        return "texts" if self.source in TABLES else "images"
+
+    @model_validator(mode="after")
+    def _columns_are_of_tables(self) -> Card:
+        if "columns" in self.model_fields_set and self.source not in TABLES:
+            raise ValueError(
+                f"expected `columns` with {', '.join(TABLES)} alone; received source {self.source}; remove them"
+            )
+        return self
+
     @model_validator(mode="after")
     def _prompts_have_a_place(self) -> Card:
         bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
-        if bad or not self.prompts:
+        if bad:
             raise ValueError(f"expected prompts with one {{}} for the class name; received {bad[:3]}; mend them")
         return self
 
@@ -106,10 +167,24 @@ class Part(Card):
     mirror: bool = False
 
 
+class TextBackbone(_Strict):
+    """How an encoder of texts reads them; its architecture stands beside its weights, in config.json.
+
+    Attributes:
+        tokeniser: a tokenizer.json, relative to the card; None: the one beside the weights.
+        length: tokens of an input; longer texts are cut.
+        pooling: how an encoder's tokens become one vector: their mean, or the first. A decoder gives its first token's.
+    """
+
+    tokeniser: str | None = None
+    length: Annotated[int, Field(ge=2, le=100_000)] = 128
+    pooling: Literal["mean", "first"] = "mean"
+
+
 class BaseCard(_Strict):
     """The base of a line of models: where theta0 comes from.
 
-    `train` pretrains on the labelled images of the parts named below (of a part with `share: held_back` the fraction
+    With `backbone`, `path` is a folder as Hugging Face saves encoders of texts: config.json, tokenizer.json, weights. `train` pretrains on the labelled images of the parts named below (of a part with `share: held_back` the fraction
     `held_back` of its train images, the same that the splits of the line's tasks leave out), `checkpoint` reads a file of weights, `tag`
     takes open_clip's weights of that tag (needs the network once).
     """
@@ -120,6 +195,7 @@ class BaseCard(_Strict):
     held_back: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     path: str | None = None
+    backbone: TextBackbone | None = None
     tag: str | None = None
     licence: str = ""
     description: str = ""
@@ -133,6 +209,10 @@ class BaseCard(_Strict):
             )
         if not getattr(self, needed):
             raise ValueError(f"expected `{needed}` for a base with source {self.source}; received none; add it")
+        if self.backbone and self.source != "checkpoint":
+            raise ValueError(
+                f"expected source checkpoint with `backbone`; received {self.source}; name the encoder's folder as `path`"
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import warnings
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from otmf import task_vectors
+from otmf import _written, task_vectors
+from otmf.deferred import Deferred
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+READ = tuple(
+    name for name in _written.DTYPES if name[:2] not in ("C6", "F8")
+)  # eight bits mean nothing without their scales
 
 
 class CheckpointError(ValueError):
@@ -42,47 +46,6 @@ def header(path: Path) -> dict[str, TensorHeader]:
         return {key: TensorHeader(tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
 
 
-def check_header(path: Path, reference: Path) -> None:
-    """Refuses a file whose keys, shapes or dtypes are not those of a reference file; loads nothing.
-
-    Raises:
-        CheckpointError: naming the first three tensors at fault.
-    """
-    received, expected = header(path), header(reference)
-    missing, extra = sorted(set(expected) - set(received)), sorted(set(received) - set(expected))
-    if len(missing) == len(expected):
-        raise CheckpointError(
-            f"expected the {len(expected)} tensors of this line's backbone in {path.name}; received none of "
-            f"them ({', '.join(extra[:3])} instead); bring a checkpoint of the same backbone"
-        )
-    if missing or extra:
-        raise CheckpointError(
-            f"expected the {len(expected)} tensors of this line's backbone in {path.name}; received "
-            f"{len(missing)} missing ({', '.join(missing[:3])}) and {len(extra)} extra "
-            f"({', '.join(extra[:3])}); bring a checkpoint of the same backbone"
-        )
-    reshaped = [
-        f"{key} {received[key].shape} instead of {expected[key].shape}"
-        for key in sorted(expected)
-        if received[key].shape != expected[key].shape
-    ]
-    if reshaped:
-        raise CheckpointError(
-            f"expected the shapes of this line's backbone in {path.name}; received {len(reshaped)} others "
-            f"({'; '.join(reshaped[:3])}); bring a checkpoint of the same backbone"
-        )
-    retyped = [
-        f"{key} {received[key].dtype} instead of {expected[key].dtype}"
-        for key in sorted(expected)
-        if received[key].dtype != expected[key].dtype
-    ]
-    if retyped:
-        raise CheckpointError(
-            f"expected the dtypes of this line's backbone in {path.name}; received {len(retyped)} others "
-            f"({'; '.join(retyped[:3])}); convert the checkpoint"
-        )
-
-
 def load(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, sorted by key.
 
@@ -93,32 +56,54 @@ def load(path: Path) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in sorted(file.keys())}
 
 
+def deferred(path: Path) -> dict[str, Deferred]:
+    """The tensors of a safetensors file, sorted by key, each read when its values are needed and forgotten after.
+
+    Raises:
+        CheckpointError: if the file is absent, truncated or not safetensors, or holds numbers that torch has not.
+    """
+    found = header(path)
+    unknown = sorted({one.dtype for one in found.values()} - set(READ))
+    if unknown:
+        raise CheckpointError(
+            f"expected tensors of {', '.join(READ)} in {path.name}; received {unknown[0]}; convert the checkpoint"
+        )
+
+    def read(key: str) -> Tensor:
+        with _opened(path) as file:
+            return file.get_tensor(key)
+
+    return {
+        key: Deferred(
+            torch.empty(one.shape, dtype=_written.DTYPES[one.dtype], device="meta"), functools.partial(read, key)
+        )
+        for key, one in sorted(found.items())
+    }
+
+
 def metadata(path: Path) -> dict[str, str]:
     """The text fields stored in a safetensors file."""
     with _opened(path) as file:
         return dict(file.metadata() or {})
 
 
-def save(tensors: Mapping[str, Tensor], path: Path, *, note: str = "") -> None:
-    """Writes tensors so that the file appears whole or not at all; the same tensors give the same bytes.
+def save(tensors: Mapping[str, Tensor | Deferred], path: Path, **fields: str) -> None:
+    """Writes tensors one after the other so that the file appears whole or not at all; the same tensors give the same bytes.
 
     Args:
-        tensors: name -> tensor.
+        tensors: name -> tensor; deferred ones are made as they are written.
         path: the file to write; its folder is made.
-        note: text kept in the file's header under `note`.
+        fields: texts kept in the file's header, by name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        save_file(
-            _apart({key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}),
-            part,
-            metadata={"note": note} if note else None,
-        )
-        with part.open("rb+") as file:
+        with part.open("wb") as file:
+            _written.write(tensors, file, fields=fields)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except SafetensorError as error:
+    except OSError as error:
         raise OSError(
             f"expected to write {path}; received: {error}; free some disk space or check the folder"
         ) from error
@@ -137,7 +122,10 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except (
+        pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError,
+        MemoryError, OverflowError,
+    ) as error:  # fmt: skip
         raise CheckpointError(
             f"expected a pickle of tensors alone in {path.name}; received one that holds code or is damaged; "
             "nothing of it was run; save the state dict with safetensors"
@@ -160,9 +148,14 @@ def check_finetuned(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor
     """
     check_finite(state, name=name)
     if task_vectors.norm(task_vectors.subtract(state, pretrained)) == 0:
-        raise CheckpointError(
-            f"expected {name} to differ from the pretrained model; received an identical one; fine-tune it first"
-        )
+        raise identical(name)
+
+
+def identical(name: str) -> CheckpointError:
+    """The refusal of an expert that equals the base."""
+    return CheckpointError(
+        f"expected {name} to differ from the pretrained model; received an identical one; fine-tune it first"
+    )
 
 
 def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
@@ -175,17 +168,6 @@ def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
             f"expected finite values in {name}; received NaN or infinity in {len(broken)} tensors "
             f"({', '.join(broken[:3])}); train again with a lower rate or repair the file"
         )
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, none sharing memory with another, as the format demands."""
-    seen: set[int] = set()
-    apart = {}
-    for key, value in tensors.items():
-        start = value.untyped_storage().data_ptr()
-        apart[key] = value.clone() if start in seen else value
-        seen.add(start)
-    return apart
 
 
 def _opened(path: Path):

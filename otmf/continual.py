@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from otmf import backbones, fusion, memory, methods, settings, task_vectors, transport
 
-COMPARED = 64  # images that the dissimilarity of a new task is measured on
+COMPARED = 64  # inputs that the dissimilarity of a new task is measured on
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,18 @@ class Encoder:
 
     Attributes:
         features: (state, inputs) -> (n, d), differentiable in the state.
-        prepare: pixels (n, size, size, 3) uint8 -> inputs on the device of the states.
+        prepare: inputs as the backbone reads them, one row each -> as it takes them, on the device of the states.
     """
 
     features: fusion.Features
     prepare: Callable[[np.ndarray], Tensor]
 
-    def teach(self, state: Mapping[str, Tensor], pixels: np.ndarray) -> Tensor:
-        """A teacher's features (n, d) of pixels, without gradients."""
+    def teach(self, state: Mapping[str, Tensor], inputs: np.ndarray) -> Tensor:
+        """A teacher's features (n, d) of what was read, without gradients."""
         return backbones.extract(
             lambda inputs: self.features(state, inputs),
-            lambda chosen: self.prepare(pixels[chosen]),
-            len(pixels),
+            lambda chosen: self.prepare(inputs[chosen]),
+            len(inputs),
             batch_size=64,
         )
 
@@ -42,7 +43,7 @@ class Step:
     """What a step gives: the merged vector, the state the next step needs, and what was seen and learned.
 
     `dissimilarity`: how far the new model's features of its own images are from those of the model merged so far, as in
-    `transport.dissimilarity`; None at the first step and for a method that may see no image.
+    `transport.dissimilarity`; None at the first step and for a method that may see no input.
     """
 
     vector: task_vectors.Vector
@@ -74,38 +75,81 @@ def advance(
         state: what the last step returned, empty at the first.
         options: method and settings.
         encoder: features and preprocessing.
-        unlabelled: gives the new task's unlabelled pixels; called only for a method that may see them.
+        unlabelled: gives the new task's unlabelled inputs; called only for a method that may see them.
         report: as in `fusion.merge_step`.
+
+    Raises:
+        ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge.
     """
+    kept_as_is = _left_out(options.left_out, pretrained, merged_vector)
+    shared = _with(encoder, {key: pretrained[key] + value for key, value in kept_as_is.items()})
+    base, merged, tau = (_without(vector, kept_as_is) for vector in (pretrained, merged_vector, task_vector))
     own = {key.removeprefix("method."): value for key, value in state.items() if key.startswith("method.")}
     method, kept = methods.METHODS[options.method], memory.from_tensors(state)
     if method.sees == "nothing":
-        outcome = methods.merge(methods.Arrival(pretrained, merged_vector, task_vector, count, own, options))
-        return Step(outcome.vector, _named(outcome) | memory.to_tensors(kept), _saw(method), None)
-    pixels = unlabelled()
-    targets = encoder.teach(task_vectors.add(pretrained, task_vector), pixels)
+        outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options))
+        return Step(outcome.vector | kept_as_is, _named(outcome) | memory.to_tensors(kept), _saw(method), None)
+    inputs = unlabelled()
+    targets = encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, dissimilarity = None, None
     if merged_vector is not None:
-        dissimilarity = _dissimilarity(pretrained, merged_vector, pixels, targets, options, encoder)
-        post = fusion.Side(encoder.prepare(pixels), targets)
-        pre = _pre_side(pretrained, merged_vector, post, pixels, kept, options, encoder)
-        data = methods.Data(encoder.features, pre, post, report)
-    outcome = methods.merge(methods.Arrival(pretrained, merged_vector, task_vector, count, own, options, data))
-    left = _remember(options, kept, pixels, targets, count)
+        dissimilarity = _dissimilarity(base, merged, inputs, targets, options, shared)
+        post = fusion.Side(shared.prepare(inputs), targets)
+        pre = _pre_side(base, merged, post, inputs, kept, options, shared)
+        data = methods.Data(shared.features, pre, post, report)
+    outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
+    left = _remember(options, kept, inputs, targets, count)
     saw = _saw(method, data, kept, options)
-    return Step(outcome.vector, _named(outcome) | memory.to_tensors(left), saw, outcome.learned, dissimilarity)
+    return Step(
+        outcome.vector | kept_as_is, _named(outcome) | memory.to_tensors(left), saw, outcome.learned, dissimilarity
+    )
+
+
+def _left_out(
+    patterns: Sequence[str], pretrained: Mapping[str, Tensor], merged_vector: Mapping[str, Tensor] | None
+) -> task_vectors.Vector:
+    """The part of the merged vector that the patterns keep as it is; zero at the first step."""
+    names = [key for key, value in pretrained.items() if value.is_floating_point()]
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = [key for key in names if fnmatchcase(key, pattern)]
+        if not matched:
+            raise ValueError(
+                f"expected merge.left_out to name tensors of the encoder; received {pattern!r}, which none matches; its names are such as "
+                f"{names[0]}"
+            )
+        found.update(matched)
+    if len(found) == len(names):
+        raise ValueError(
+            "expected merge.left_out to leave something to merge; received patterns of everything; name fewer"
+        )
+    return {
+        key: merged_vector[key] if merged_vector else task_vectors.zeros({key: pretrained[key]})[key]
+        for key in sorted(found)
+    }
+
+
+def _with(encoder: Encoder, fixed: Mapping[str, Tensor]) -> Encoder:
+    """The encoder as a function of all tensors but some."""
+    if not fixed:
+        return encoder
+    return Encoder(lambda state, inputs: encoder.features({**state, **fixed}, inputs), encoder.prepare)
+
+
+def _without(vector: Mapping[str, Tensor] | None, keys: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+    return vector if not keys or vector is None else {key: value for key, value in vector.items() if key not in keys}
 
 
 def _dissimilarity(
     pretrained: Mapping[str, Tensor],
     merged_vector: Mapping[str, Tensor],
-    pixels: np.ndarray,
+    inputs: np.ndarray,
     targets: Tensor,
     options: settings.Merge,
     encoder: Encoder,
 ) -> float:
-    chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), COMPARED)).astype(int)
-    found = encoder.teach(task_vectors.add(pretrained, merged_vector), pixels[chosen])
+    chosen = np.linspace(0, len(inputs) - 1, min(len(inputs), COMPARED)).astype(int)
+    found = encoder.teach(task_vectors.add(pretrained, merged_vector), inputs[chosen])
     return transport.dissimilarity(found, targets[torch.from_numpy(chosen)].to(found.device), epsilon=options.epsilon)
 
 
@@ -113,7 +157,7 @@ def _pre_side(
     pretrained: Mapping[str, Tensor],
     merged_vector: Mapping[str, Tensor],
     post: fusion.Side,
-    pixels: np.ndarray,
+    inputs: np.ndarray,
     kept: memory.Memory | None,
     options: settings.Merge,
     encoder: Encoder,
@@ -122,22 +166,22 @@ def _pre_side(
         return task_vectors.add(pretrained, merged_vector)
 
     if options.pre_images == "new_task":
-        return fusion.Side(post.inputs, encoder.teach(merged_so_far(), pixels))
+        return fusion.Side(post.inputs, encoder.teach(merged_so_far(), inputs))
     if options.pre_images == "none" or kept is None:
         return None
-    old = kept.pixels.cpu().numpy()
+    old = kept.inputs.cpu().numpy()
     targets = kept.targets if options.remember_targets else encoder.teach(merged_so_far(), old)
     return fusion.Side(encoder.prepare(old), targets.to(post.targets.device))
 
 
 def _remember(
-    options: settings.Merge, kept: memory.Memory | None, pixels: np.ndarray, targets: Tensor, count: int
+    options: settings.Merge, kept: memory.Memory | None, inputs: np.ndarray, targets: Tensor, count: int
 ) -> memory.Memory | None:
     if options.pre_images not in ("memory", "previous_task"):
         return None
     return memory.admit(
         kept,
-        torch.from_numpy(np.ascontiguousarray(pixels)),
+        torch.from_numpy(np.ascontiguousarray(inputs)),
         targets.cpu(),
         step=count,
         size=options.memory_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,14 @@ from otmf import settings, task_vectors
 Report = Callable[[int, float], None]
 
 
+class Vary(Protocol):
+    """Varies inputs at random, as `otmf.backbones.Backbone.vary`."""
+
+    def __call__(
+        self, inputs: Tensor, options: settings.Training, *, generator: torch.Generator, mirrored: Tensor | None
+    ) -> Tensor: ...
+
+
 def train(
     state: Mapping[str, Tensor],
     *,
@@ -22,21 +31,23 @@ def train(
     labels: Tensor,
     options: settings.Training,
     label_smoothing: float = 0.0,
+    vary: Vary | None = None,
     mirror: Tensor | None = None,
     report: Report | None = None,
 ) -> task_vectors.State:
     """The state after training all floating-point tensors by cross-entropy.
 
     AdamW (decay on matrices alone), or Muon for the weights of linear maps and AdamW for the rest; linear warm-up, then
-    cosine decay to zero; gradients clipped at norm 1; inputs varied at random as in `vary`.
+    cosine decay to zero; gradients clipped at norm 1.
 
     Args:
         state: where to start; not modified. On the device to train on.
         logits: (state, inputs) -> (n, classes).
-        inputs: shape (n, channels, height, width), on that device.
+        inputs: shape (n, ...), on that device.
         labels: shape (n,), whole numbers.
         options: all settings of the run.
         label_smoothing: in [0, 1).
+        vary: varies the inputs of a batch at random; None: they stay as they are.
         mirror: shape (n,), whether an input may be mirrored; None for none.
         report: called after each epoch with its number from 1 and the mean loss.
 
@@ -54,9 +65,9 @@ def train(
         losses = 0.0
         for batch in range(batches):
             chosen = order[batch * options.batch_size : (batch + 1) * options.batch_size]
-            moved = vary(
-                inputs[chosen], options, generator=generator, mirrored=None if mirror is None else mirror[chosen]
-            )
+            moved = inputs[chosen]
+            if vary is not None:
+                moved = vary(moved, options, generator=generator, mirrored=None if mirror is None else mirror[chosen])
             loss = functional.cross_entropy(logits(trained, moved), labels[chosen], label_smoothing=label_smoothing)
             rate = rate_factor(epoch * batches + batch, total, warmup=options.warmup) * options.learning_rate
             for value in parameters:
@@ -80,34 +91,6 @@ def rate_factor(step: int, total: int, *, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
-def vary(
-    inputs: Tensor, options: settings.Training, *, generator: torch.Generator, mirrored: Tensor | None = None
-) -> Tensor:
-    """Images (n, c, h, w), each varied at random: moved, zoomed, turned, mirrored where allowed, its contrast changed.
-
-    Args:
-        inputs: shape (n, c, h, w); edges are repeated where the varied image reaches beyond them.
-        options: `shift` in pixels, `zoom` and `jitter` as fractions, `turn` in radians, each the greatest change.
-        generator: of all random numbers, on the CPU.
-        mirrored: shape (n,), whether an image may be mirrored left to right; None for none.
-    """
-    if not (options.shift or options.zoom or options.turn or options.jitter or mirrored is not None):
-        return inputs
-    count, _, height, width = inputs.shape
-    draws = 2 * torch.rand(7, count, generator=generator) - 1
-    zoom, angle = 1 + options.zoom * draws[0], options.turn * draws[1]
-    sign = torch.ones(count) if mirrored is None else torch.where(mirrored.cpu() & (draws[2] > 0), -1.0, 1.0)
-    across, down = 2 * options.shift * draws[3] / width, 2 * options.shift * draws[4] / height
-    first = torch.stack([sign * zoom * angle.cos(), -zoom * angle.sin(), across], dim=1)
-    second = torch.stack([sign * zoom * angle.sin(), zoom * angle.cos(), down], dim=1)
-    grid = functional.affine_grid(torch.stack([first, second], dim=1), list(inputs.shape), align_corners=False)
-    moved = functional.grid_sample(inputs, grid.to(inputs.device), padding_mode="border", align_corners=False)
-    if not options.jitter:
-        return moved
-    contrast, brightness = (options.jitter * draws[row].to(inputs.device)[:, None, None, None] for row in (5, 6))
-    return moved * (1 + contrast) + brightness
 
 
 def _optimisers(trained: Mapping[str, Tensor], options: settings.Training) -> list[torch.optim.Optimizer]:

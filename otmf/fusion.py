@@ -219,12 +219,14 @@ class _Learner:
         groups: list[list[str]],
         optimisers: dict[str, list[torch.optim.Adam]],
     ) -> None:
-        found = torch.autograd.grad(loss, list(self.student.values()))
+        found = torch.autograd.grad(loss, list(self.student.values()), allow_unused=True)
         gradients = dict(zip(self.student, found, strict=True))
         del found
         for place, group in enumerate(groups):
             for key in group:
                 gradient = gradients.pop(key)
+                if gradient is None:  # the features do not depend on it: its masks stay at 1
+                    continue
                 for name in names:
                     own = gradient if name == names[-1] else gradient.clone()
                     mask = self.masks[name][key]

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from otmf import cards, embedded, images, splits
+from otmf import cards, datasets, embedded, images, splits, texts
 
 MIXTURE = "mixture"
+INDEX = ".safetensors.index.json"
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def gather(card: cards.Card, base: Path, folder: Path) -> None:
     """Copies what a card refers to into `folder`, so that it can be versioned, with a description beside it.
 
-    The folder then holds `task.json` and either `images.npz` or the folders `train` and `test`, and the checkpoint
+    The folder then holds `task.json` and either `images.npz`, the folders `train` and `test`, or `texts.jsonl`, and the checkpoint
     of a card that brings one. Everything is checked by `check` afterwards; nothing outside `folder` is written.
 
     Raises:
@@ -39,19 +41,24 @@ def gather(card: cards.Card, base: Path, folder: Path) -> None:
         with images.open_arrays(source) as arrays:
             classes = classes or _classes_of(arrays, source)
         shutil.copyfile(source, folder / images.ARRAYS)
+    elif card.source in cards.TABLES:
+        classes, train, test = texts.from_table(source, card)
+        texts.write(folder, train, test)
     else:
         _copy_pictures(source, folder, card)
     description = {
         "name": card.name,
         "source": card.source,
         "classes": list(classes),
-        "prompts": list(card.prompts),
+        "prompts": list(card.prompts or cards.PROMPTS[card.reads]),
         "checkpoint": None,
         "head": None,
     }
     if card.checkpoint is not None:
         description.update(copy_checkpoint(card, base, folder))
-    (folder / images.DESCRIPTION).write_text(
+        patterns = {"missing": card.checkpoint.missing, "ignored": card.checkpoint.ignored}
+        description |= {name: list(found) for name, found in patterns.items() if found}
+    (folder / datasets.DESCRIPTION).write_text(
         json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
@@ -71,10 +78,12 @@ def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
     }
     for part in card.parts:
         gather(part, base, folder / part.name)
-        images.check(images.load(folder / part.name))
+        datasets.check(datasets.load(folder / part.name))
         if part.share == "held_back":
             _keep_held_back(folder / part.name, fraction=card.held_back, seed=card.seed)
-    if card.source == "checkpoint":
+    if card.backbone is not None:
+        description |= _copy_encoder(card, (base / card.path).resolve(), base, folder)
+    elif card.source == "checkpoint":
         source = (base / card.path).resolve()
         if not source.is_file():
             raise cards.CardError(
@@ -86,13 +95,45 @@ def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
     (folder / "base.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
+def _copy_encoder(card: cards.BaseCard, source: Path, base: Path, folder: Path) -> dict:
+    """An encoder of texts as Hugging Face saves it: its configuration into the description, weights and tokeniser beside it."""
+    tokeniser = (
+        source / "tokenizer.json" if card.backbone.tokeniser is None else (base / card.backbone.tokeniser).resolve()
+    )
+    needed = {"model.safetensors": source / "model.safetensors", "tokenizer.json": tokeniser}
+    for path in (source / "config.json", *needed.values()):
+        if not path.is_file():
+            raise cards.CardError(
+                f"expected a folder with config.json, tokenizer.json and model.safetensors as the base's `path`; received "
+                f"{card.path!r} without {path.name}; correct the path, or save the model anew"
+            )
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise cards.CardError(
+            f"expected JSON in config.json; received text that does not parse ({error}); save the model anew"
+        ) from error
+    for name, path in needed.items():
+        shutil.copyfile(path, folder / name)
+    backbone = {
+        "transformers": config,
+        "tokenizer": "tokenizer.json",
+        "length": card.backbone.length,
+        "pooling": card.backbone.pooling,
+    }
+    return {"path": "model.safetensors", "backbone": backbone}
+
+
 def _keep_held_back(folder: Path, *, fraction: float, seed: int) -> None:
-    """Reduces a gathered folder to the train images its split holds back; no test image stays."""
-    task = images.load(folder)
+    """Reduces a gathered folder to the train inputs its split holds back; no test input stays."""
+    task = datasets.load(folder)
     kept = splits.split(task, unlabelled=0.0, held_back=fraction, seed=seed).held_back
+    if isinstance(task.train, texts.TextSet):
+        texts.write(folder, task.train.chosen(kept), task.test.chosen(kept[:0]))
+        return
     if not isinstance(task.train, images.ArrayImages):
         raise cards.CardError(
-            f"part {task.name}: expected arrays (source npz or embedded) for share: held_back; received a folder of "
+            f"part {task.name}: expected arrays or tables (source npz, embedded, csv, parquet or jsonl) for share: held_back; received a folder of "
             "pictures; convert it to npz"
         )
     np.savez_compressed(folder / images.ARRAYS, train_x=task.train.pixels[kept], train_y=task.train.labels[kept],
@@ -117,7 +158,7 @@ def resolve(card: cards.Card, base: Path) -> Path:
             f"expected the data of task {card.name} at `path`; received {card.path!r}, which does not "
             "exist beside the card; correct the path"
         )
-    if source.is_dir() != (card.source == "folder"):
+    if card.source not in cards.TABLES and source.is_dir() != (card.source == "folder"):
         kind = "a folder" if card.source == "folder" else "a file"
         raise cards.CardError(
             f"expected {kind} at `path` for source {card.source}; received {card.path!r}; correct the path"
@@ -139,21 +180,46 @@ def copy_checkpoint(card: cards.Card, base: Path, folder: Path) -> dict[str, str
     """Copies a card's checkpoint and head into a folder; returns their names there, under `checkpoint` and `head`.
 
     Raises:
-        CardError: if a file is not there.
+        CardError: if a file is not there, or a folder holds links or folders.
     """
     names: dict[str, str | None] = {"checkpoint": None, "head": None}
     for key, path in (("checkpoint", card.checkpoint.path), ("head", card.checkpoint.head)):
         if path is None:
             continue
         source = (base / path).resolve()
+        if key == "checkpoint" and source.is_dir():
+            names[key] = key
+            _copy_folder(source, folder / key)
+            continue
         if not source.is_file():
             raise cards.CardError(
                 f"expected a file at checkpoint.{'path' if key == 'checkpoint' else 'head'}; received "
                 f"{path!r}, which does not exist beside the card; correct the path"
             )
+        if source.name.endswith(INDEX):
+            raise cards.CardError(
+                f"expected the folder of a checkpoint in several files; received its index {path!r}; name the folder"
+            )
         names[key] = key + source.suffix.lower()
         shutil.copyfile(source, folder / names[key])
     return names
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """The weights of a folder and what says how they belong together; nothing that leads out of it."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.suffix.lower() not in (*WEIGHTS, ".json"):
+            continue
+        if not path.is_file() or not path.resolve().is_relative_to(source):
+            raise cards.CardError(
+                f"expected files in the checkpoint's folder; received {path.name!r}, which is no file or leads outside; replace it by a copy"
+            )
+        shutil.copyfile(path, target / path.name)
+    if not any(path.suffix.lower() in WEIGHTS for path in target.iterdir()):
+        raise cards.CardError(
+            f"expected weights ({', '.join(WEIGHTS)}) in the checkpoint's folder {source.name}; received none; correct the path"
+        )
 
 
 def _classes_of(arrays: np.lib.npyio.NpzFile, path: Path) -> tuple[str, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +21,23 @@ Array = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 ARRAYS = "images.npz"
-DESCRIPTION = "task.json"
 MAX_PIXELS = 64_000_000
 
 
-class ImageSet(Protocol):
-    """Images that can be read by position. `labels` is int64 (n,), or None where a task brought none."""
+@dataclass(frozen=True)
+class Fit:
+    """How a picture becomes a square, as open_clip names it.
 
-    labels: NDArray[np.int64] | None
+    Attributes:
+        size: of the square, in pixels.
+        mode: `shortest` resizes the shorter side and crops the centre, `longest` the longer side and pads with black, `squash`
+            resizes both.
+        interpolation: of the resizing.
+    """
 
-    def __len__(self) -> int: ...
-
-    def read(self, positions: Sequence[int] | NDArray[np.int64], size: int | None) -> Array:
-        """Pixels (n, size, size, 3); `size` None keeps the images' own size, which must then be one."""
-        ...
-
-    def fingerprints(self) -> list[str]:
-        """sha256 of each image's decoded pixels, in hexadecimal."""
-        ...
+    size: int
+    mode: Literal["shortest", "longest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,19 @@ class ArrayImages:
 
     pixels: Array
     labels: NDArray[np.int64] | None
+    noun: ClassVar = "images"
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, positions: Sequence[int] | NDArray[np.int64], size: int | None) -> Array:
+    def read(self, positions: Sequence[int] | NDArray[np.int64], fit: Fit) -> Array:
         chosen = self.pixels[np.asarray(positions, dtype=np.int64)]
-        if size is None or chosen.shape[1:3] == (size, size):
+        if chosen.shape[1:3] == (fit.size, fit.size):
             return chosen
-        return np.stack([_fit(Image.fromarray(pixels), size) for pixels in chosen])
+        return np.stack([_fit(Image.fromarray(pixels), fit) for pixels in chosen])
+
+    def check(self) -> None:
+        """Nothing: arrays were checked when they were read."""
 
     def fingerprints(self) -> list[str]:
         return [_fingerprint(pixels) for pixels in self.pixels]
@@ -68,122 +70,26 @@ class FileImages:
 
     files: tuple[Path, ...]
     labels: NDArray[np.int64] | None
+    noun: ClassVar = "images"
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, positions: Sequence[int] | NDArray[np.int64], size: int | None) -> Array:
-        pictures = [_open(self.files[int(position)]) for position in positions]
-        return np.stack([np.asarray(picture) if size is None else _fit(picture, size) for picture in pictures])
+    def read(self, positions: Sequence[int] | NDArray[np.int64], fit: Fit) -> Array:
+        return np.stack([_fit(_open(self.files[int(position)]), fit) for position in positions])
+
+    def check(self) -> None:
+        """Decodes every file once. Raises CardError for the first that does not decode."""
+        for file in self.files:
+            _open(file)
 
     def fingerprints(self) -> list[str]:
         return [_fingerprint(np.asarray(_open(file))) for file in self.files]
 
 
-@dataclass(frozen=True)
-class TaskImages:
-    """All images of one task, with the names of its classes and the prompts for zero-shot heads."""
-
-    name: str
-    classes: tuple[str, ...]
-    prompts: tuple[str, ...]
-    train: ImageSet
-    test: ImageSet
-
-
-def load(folder: Path) -> TaskImages:
-    """The images in a folder written by `gather`.
-
-    Raises:
-        CardError: if files are missing or arrays are malformed.
-    """
-    description = describe(folder)
-    classes = tuple(description["classes"])
-    if (folder / ARRAYS).exists():
-        train, test = _array_sets(folder / ARRAYS)
-    else:
-        train, test = (file_set(folder / part, classes) for part in ("train", "test"))
-    return TaskImages(description["name"], classes, tuple(description["prompts"]), train, test)
-
-
-def describe(folder: Path) -> dict:
-    """The content of `task.json` in a gathered folder."""
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise cards.CardError(f"expected {DESCRIPTION} in {folder}; received none; onboard the task's card again")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def check(task: TaskImages, *, needs_training_labels: bool = True) -> None:
-    """Refuses images that cannot make a task; decodes every image once.
-
-    Raises:
-        CardError: if a part is empty, a label lies outside the classes, only one class occurs, a class has no image,
-            there are fewer images than classes, or an image does not decode.
-    """
-    count = len(task.classes)
-    for part, images in (("train", task.train), ("test", task.test)):
-        if len(images) == 0:
-            raise cards.CardError(f"task {task.name}: expected images in the {part} part; received none; add some")
-        _check_labels(task, part, images, count, required=part == "test" or needs_training_labels)
-        _check_pictures(images)
-
-
-def _check_labels(task: TaskImages, part: str, images: ImageSet, count: int, *, required: bool) -> None:
-    labels = images.labels
-    if labels is None:
-        if required:
-            raise cards.CardError(
-                f"task {task.name}: expected labels for the {part} images; received none; "
-                "add them, or bring a checkpoint"
-            )
-        return
-    if labels.shape != (len(images),):
-        raise cards.CardError(
-            f"task {task.name}: expected one label for each of the {len(images)} {part} images; "
-            f"received {labels.shape}; mend the arrays"
-        )
-    outside = labels[(labels < 0) | (labels >= count)]
-    if outside.size:
-        raise cards.CardError(
-            f"task {task.name}: expected {part} labels from 0 to {count - 1}, one for each class; "
-            f"received {int(outside[0])} ({outside.size} such); mend the labels or the classes"
-        )
-    if not required:
-        return
-    if part == "train" and len(images) < count:
-        raise cards.CardError(
-            f"task {task.name}: expected at least one train image for each of {count} classes; "
-            f"received {len(images)} images; add images or drop classes"
-        )
-    present = np.bincount(labels, minlength=count)
-    if (present > 0).sum() < 2:
-        raise cards.CardError(
-            f"task {task.name}: expected {part} images of at least two classes; received only "
-            f"{task.classes[int(labels[0])]!r}; add images of the others"
-        )
-    absent = [task.classes[position] for position in np.flatnonzero(present == 0)]
-    if part == "train" and absent:
-        raise cards.CardError(
-            f"task {task.name}: expected train images of every class; received none of "
-            f"{', '.join(absent[:3])} ({len(absent)} such); add images or drop the classes"
-        )
-
-
-def _check_pictures(images: ImageSet) -> None:
-    if isinstance(images, FileImages):
-        for file in images.files:
-            _open(file)
-
-
-def read_picture(path: Path, size: int) -> Array:
-    """One picture file as pixels (size, size, 3): the shorter side resized to `size`, then the centre cropped."""
-    return _fit(_open(path), size)
-
-
-def decode_picture(content: bytes, name: str, size: int) -> Array:
-    """One picture from its file's bytes, as `read_picture`; `name` is what errors call it."""
-    return _fit(_open(io.BytesIO(content), name), size)
+def decode_picture(content: bytes, name: str, fit: Fit) -> Array:
+    """One picture from its file's bytes as pixels (size, size, 3); `name` is what errors call it."""
+    return _fit(_open(io.BytesIO(content), name), fit)
 
 
 def _open(source: Path | io.BytesIO, name: str = "") -> Image.Image:
@@ -211,16 +117,42 @@ def _open(source: Path | io.BytesIO, name: str = "") -> Image.Image:
         ) from error
 
 
-def _fit(picture: Image.Image, size: int) -> Array:
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+def _fit(picture: Image.Image, fit: Fit) -> Array:
+    """As torchvision does it for open_clip: the longer side rounded down, the place of the crop to even.
+
+    What would be cropped away is not computed: a long thin picture takes no more memory than another.
+    """
+    size, (width, height) = fit.size, picture.size
+    how = Image.Resampling[fit.interpolation.upper()]
+    if fit.mode == "squash":
+        return np.asarray(picture.resize((size, size), how))
+    if fit.mode == "longest":
+        return _padded(picture, size, how)
+    across, down = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    left, top = round((across - size) / 2), round((down - size) / 2)
+    wide, high = width / across, height / down
+    box = (left * wide, top * high, min((left + size) * wide, width), min((top + size) * high, height))
+    return np.asarray(picture.resize((size, size), how, box=box))
+
+
+def _padded(picture: Image.Image, size: int, how: Image.Resampling) -> Array:
+    longest = max(picture.size)
+    resized = picture.resize([max(1, round(side * size / longest)) for side in picture.size], how)
+    square = Image.new("RGB", (size, size))
+    square.paste(resized, [(size - side) // 2 for side in resized.size])
+    return np.asarray(square)
 
 
 def _fingerprint(pixels: Array) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def sets(folder: Path, classes: tuple[str, ...]) -> tuple[ArrayImages | FileImages, ArrayImages | FileImages]:
+    """Train and test images in a gathered folder. Raises CardError if files are missing or arrays are malformed."""
+    if (folder / ARRAYS).exists():
+        return _array_sets(folder / ARRAYS)
+    train, test = (file_set(folder / part, classes) for part in ("train", "test"))
+    return train, test
 
 
 def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:

@@ -14,12 +14,12 @@ class Memory:
     """Unlabelled inputs of earlier tasks, each with the features its own expert gave it on arrival.
 
     Attributes:
-        pixels: shape (n, size, size, 3), uint8.
+        inputs: shape (n, ...), as the backbone reads them.
         targets: shape (n, d).
         steps: shape (n,), the number of the step each input came with.
     """
 
-    pixels: Tensor
+    inputs: Tensor
     targets: Tensor
     steps: Tensor
 
@@ -29,7 +29,7 @@ class Memory:
 
 def admit(
     memory: Memory | None,
-    pixels: Tensor,
+    inputs: Tensor,
     targets: Tensor,
     *,
     step: int,
@@ -44,37 +44,36 @@ def admit(
 
     Args:
         memory: before, or None.
-        pixels, targets: of the new task's unlabelled inputs.
+        inputs, targets: of the new task's unlabelled inputs.
         step: number of the step, from 1.
         size: greatest number of inputs; 0 keeps none and returns None.
     """
     if size == 0:
         return None
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    new = Memory(pixels, targets, torch.full((len(pixels),), step, dtype=torch.int64))
+    new = Memory(inputs, targets, torch.full((len(inputs),), step, dtype=torch.int64))
     groups = [new] if memory is None or only_last else [*_by_step(memory), new]
     shares = _shares(size, [len(group) for group in groups])
     kept = [
         _pick(group, torch.randperm(len(group), generator=generator)[:share].sort().values)
         for group, share in zip(groups, shares, strict=True)
     ]
-    return Memory(*(torch.cat([getattr(group, name) for group in kept]) for name in ("pixels", "targets", "steps")))
+    return Memory(*(torch.cat([getattr(group, name) for group in kept]) for name in ("inputs", "targets", "steps")))
 
 
 def to_tensors(memory: Memory | None) -> dict[str, Tensor]:
     """The memory as named tensors for a checkpoint; none for an empty one."""
     return (
-        {} if memory is None else {f"memory.{name}": getattr(memory, name) for name in ("pixels", "targets", "steps")}
+        {} if memory is None else {f"memory.{name}": getattr(memory, name) for name in ("inputs", "targets", "steps")}
     )
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Memory | None:
-    """The memory in a checkpoint's tensors, or None."""
-    return (
-        Memory(*(tensors[f"memory.{name}"] for name in ("pixels", "targets", "steps")))
-        if "memory.steps" in tensors
-        else None
-    )
+    """The memory in a checkpoint's tensors, or None; inputs were called pixels before there were texts."""
+    if "memory.steps" not in tensors:
+        return None
+    inputs = tensors.get("memory.inputs", tensors.get("memory.pixels"))
+    return Memory(inputs, tensors["memory.targets"], tensors["memory.steps"])
 
 
 def _by_step(memory: Memory) -> list[Memory]:
@@ -82,7 +81,7 @@ def _by_step(memory: Memory) -> list[Memory]:
 
 
 def _pick(memory: Memory, positions: Tensor) -> Memory:
-    return Memory(memory.pixels[positions], memory.targets[positions], memory.steps[positions])
+    return Memory(memory.inputs[positions], memory.targets[positions], memory.steps[positions])
 
 
 def _shares(size: int, available: list[int]) -> list[int]:

@@ -19,12 +19,19 @@ class SettingsError(ValueError):
     """Parameters that cannot be used. The message lists all mistakes."""
 
 
+NamePattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+OF_THE_BASE = "base"
+
+
 class Backbone(_Section):
-    """Which encoder: a model name of open_clip, or a JSON file with `embed_dim` and `vision_cfg` in its form."""
+    """Which encoder: a model name of open_clip, a JSON file with `embed_dim` and `vision_cfg` in its form, or `base`, the one that
+    the card of the base brings along."""
 
     model: str = "data/backbones/vit_tiny_32.json"
 
@@ -88,17 +95,19 @@ class Finetune(Training):
 
 
 class Extract(_Section):
-    code_version: Count = 1
+    code_version: Count = 2
 
 
 class Merge(_Section):
     """One merge step, as in `otmf.fusion` and `otmf.methods`. The defaults are the preset `default`.
 
+    left_out: patterns of names whose tensors stay as they are in the model merged so far: embeddings or norms, say.
     reach: in units of the mean cost, makes the transport unbalanced (the debiased divergence only); None: balanced.
     """
 
-    code_version: Count = 2
+    code_version: Count = 4
     method: Literal["otmf", "running_average", "task_arithmetic", "wudi"] = "otmf"
+    left_out: tuple[NamePattern, ...] = ()
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8
     scale: Positive = 1.0

@@ -1,4 +1,4 @@
-"""The disjoint parts of a task's images, and the manifest that proves them apart. No torch here."""
+"""The disjoint parts of a task's data, and the manifest that proves them apart. No torch here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from otmf import cards, images
+from otmf import cards, datasets
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Split:
     manifest: dict[str, object]
 
 
-def split(task: images.TaskImages, *, unlabelled: float, held_back: float = 0.0, seed: int = 0) -> Split:
-    """The disjoint parts of a task's images.
+def split(task: datasets.Task, *, unlabelled: float, held_back: float = 0.0, seed: int = 0) -> Split:
+    """The disjoint parts of a task's data.
 
-    Each train image is placed by a keyed hash of its pixels, class by class where labels are known, so the parts do
-    not depend on the order of files, and copies of one image lie in one part. Train images whose pixels also occur in
+    Each train input is placed by a keyed hash of its content, class by class where labels are known, so the parts do
+    not depend on the order of files, and copies of one input lie in one part. Train inputs whose content also occurs in
     test are dropped and counted.
 
     Args:
@@ -79,17 +79,17 @@ def _by_class(positions: list[int], labels: NDArray[np.int64] | None) -> list[li
     return [groups[label] for label in sorted(groups)]
 
 
-def _refuse_empty(task: images.TaskImages, parts: dict[str, NDArray[np.int64]], **needed: bool) -> None:
+def _refuse_empty(task: datasets.Task, parts: dict[str, NDArray[np.int64]], **needed: bool) -> None:
     for name in ("labelled", "unlabelled"):
         if needed[name] and len(parts[name]) == 0:
             raise cards.CardError(
-                f"task {task.name}: expected images in the {name} part of the split; received none "
-                f"out of {len(task.train)} train images; add images or change the fractions"
+                f"task {task.name}: expected {task.train.noun} in the {name} part of the split; received none "
+                f"out of {len(task.train)} for training; add {task.train.noun} or change the fractions"
             )
 
 
 def _manifest(
-    task: images.TaskImages,
+    task: datasets.Task,
     parts: dict[str, NDArray[np.int64]],
     train: list[str],
     test: list[str],

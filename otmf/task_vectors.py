@@ -9,6 +9,7 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 Vector = dict[str, Tensor]
+_PART = 1 << 20
 
 
 def subtract(finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> Vector:
@@ -64,8 +65,13 @@ def floats(state: Mapping[str, Tensor]) -> Vector:
 
 
 def dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """The inner product of two vectors over the same keys, accumulated in float64."""
-    return sum(float(torch.dot(value.flatten().double(), other[key].flatten().double())) for key, value in one.items())
+    """The inner product of two vectors over the same keys, accumulated in float64, of large tensors part by part."""
+    return sum(_dot(value.flatten(), other[key].flatten()) for key, value in one.items())
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    parts = zip(one.split(_PART), other.split(_PART), strict=True)
+    return sum(float(torch.dot(mine.double(), theirs.double())) for mine, theirs in parts)
 
 
 def norm(vector: Mapping[str, Tensor]) -> float:

@@ -20,6 +20,7 @@ NAMES = (
     "predict",
     "serve",
     "export",
+    "imported",
     "unsent",
 )
 
@@ -31,6 +32,13 @@ def main() -> int:
             f"expected a stage ({', '.join(NAMES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml", file=sys.stderr
         )
         return 2
+    owner = os.environ.get(_warm.STARTED_BY, "")
+    if owner.isdecimal() and _warm.outlived(int(owner)):
+        print(
+            f"otmf: {sys.argv[1]}: expected the process that asked for it; received none, it has ended; run it again",
+            file=sys.stderr,
+        )
+        return errors.TEMPORARY
     if sys.argv[1].replace("_", "-") in os.environ.get(REFUSES, "").split(","):
         print(
             f"otmf: expected the outputs of {' '.join(sys.argv[1:])} from an agent; received none in the DVC remote; this machine is "

@@ -41,7 +41,7 @@ class Bench:
         self.line, self.tasks, self.where = line, tasks, _encoder.device(line)
         self.backbone = _encoder.open_backbone(line)
         self.encoder = continual.Encoder(
-            self.backbone.features, lambda pixels: self.backbone.prepare(pixels).to(self.where)
+            self.backbone.features, lambda found: self.backbone.prepare(found).to(self.where)
         )
         self.pretrained = _encoder.to(_files.load_pretrained(line), self.where)
         self.vectors = {task: self._vector(task) for task in tasks}
@@ -98,23 +98,23 @@ class Bench:
         }
 
     def accuracy(self, state: task_vectors.State, task: str, head: heads.Head) -> float:
-        """Accuracy of a state on the test images of a task under a head."""
-        pixels, labels = self.tests[task]
-        return heads.accuracy(head, self.encoder.teach(state, pixels).cpu(), labels)
+        """Accuracy of a state on the test inputs of a task under a head."""
+        inputs, labels = self.tests[task]
+        return heads.accuracy(head, self.encoder.teach(state, inputs).cpu(), labels)
 
     def _tuned(self, head: heads.Head, state: task_vectors.State, task: str, options: settings.HeadTune) -> heads.Head:
         given = _encoder.labelled(self.line, task, options)
         if given is None:
             return head
-        pixels, labels = given
-        return heads.tune(head, self.encoder.teach(state, pixels).cpu(), labels, options=options)
+        inputs, labels = given
+        return heads.tune(head, self.encoder.teach(state, inputs).cpu(), labels, options=options)
 
     def _vector(self, task: str) -> task_vectors.Vector:
         return _encoder.to(checkpoints.load(self.line.task_vector(task) / "vector.safetensors"), self.where)
 
     def _test(self, task: str) -> tuple[np.ndarray, Tensor]:
         loaded, split = self.line.load(task)
-        return _encoder.pixels(loaded.test, split.test, self.backbone), torch.from_numpy(loaded.test.labels[split.test])
+        return self.backbone.read(loaded.test, split.test), torch.from_numpy(loaded.test.labels[split.test])
 
     def _unlabelled(self, task: str, options: settings.Merge) -> np.ndarray:
         if task not in self.unlabelled:

@@ -1,15 +1,14 @@
-"""What the stages share about the encoder: the backbone of the line, its device, features of image sets, head files."""
+"""What the stages share about the encoder: the backbone of the line, its device, features of data sets."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, images, settings
+from otmf import backbones, datasets, settings
 from stages import _params
 
 
@@ -27,13 +26,12 @@ def device(line: _params.Line) -> torch.device:
 
 def open_backbone(line: _params.Line) -> backbones.Backbone:
     """The backbone the pretrained stage recorded."""
-    return backbones.build(json.loads((line.pretrained / "backbone.json").read_text(encoding="utf-8")))
+    return backbones.opened(line.pretrained)
 
 
 def feature_size(backbone: backbones.Backbone, state: Mapping[str, Tensor]) -> int:
     """Number of features of the encoder."""
-    blank = np.zeros((1, backbone.image_size, backbone.image_size, 3), np.uint8)
-    return int(teach(backbone, state, blank, where=torch.device("cpu")).shape[1])
+    return int(teach(backbone, state, backbone.blank(), where=torch.device("cpu")).shape[1])
 
 
 def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
@@ -41,15 +39,10 @@ def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
     return {key: value.to(where) for key, value in state.items()}
 
 
-def pixels(source: images.ImageSet, positions: np.ndarray, backbone: backbones.Backbone) -> np.ndarray:
-    """Pixels (n, size, size, 3) at the backbone's size."""
-    return source.read(positions, backbone.image_size)
-
-
 def teach(
     backbone: backbones.Backbone, state: Mapping[str, Tensor], found: np.ndarray, *, where: torch.device
 ) -> Tensor:
-    """Features (n, d) on the CPU of pixels (n, size, size, 3)."""
+    """Features (n, d) on the CPU of inputs as the backbone reads them."""
     moved = to(state, where)
     return backbones.extract(
         lambda inputs: backbone.features(moved, inputs).cpu(),
@@ -61,40 +54,40 @@ def teach(
 def features(
     backbone: backbones.Backbone,
     state: Mapping[str, Tensor],
-    source: images.ImageSet,
+    source: datasets.DataSet,
     positions: np.ndarray,
     *,
     where: torch.device,
 ) -> Tensor:
-    """Features (n, d) on the CPU of the images at some positions, read and computed batch by batch."""
+    """Features (n, d) on the CPU of the inputs at some positions, read and computed batch by batch."""
     moved = to(state, where)
     return backbones.extract(
         lambda inputs: backbone.features(moved, inputs).cpu(),
-        lambda chosen: backbone.prepare(pixels(source, positions[chosen], backbone)).to(where),
+        lambda chosen: backbone.prepare(backbone.read(source, positions[chosen])).to(where),
         len(positions),
     )
 
 
 def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.ndarray:
-    """Pixels of at most `unlabelled_images` images of a task's unlabelled part, drawn from the seed."""
+    """At most `unlabelled_images` inputs of a task's unlabelled part, drawn from the seed."""
     task, split = line.load(name)
     drawn = np.random.default_rng(options.seed).permutation(split.unlabelled)[: options.unlabelled_images]
     if len(drawn) < 2:
         raise ValueError(
-            f"task {name}: expected at least 2 unlabelled images for the merge; received {len(drawn)}; raise "
-            "split.unlabelled or bring more images"
+            f"task {name}: expected at least 2 unlabelled {task.train.noun} for the merge; received {len(drawn)}; raise "
+            f"split.unlabelled or bring more {task.train.noun}"
         )
-    return pixels(task.train, drawn, open_backbone(line))
+    return open_backbone(line).read(task.train, drawn)
 
 
 def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[np.ndarray, Tensor] | None:
-    """Pixels and labels of the fraction of a task's labelled images that its head may be tuned on, drawn from the seed.
+    """Inputs and labels of the fraction of a task's labelled ones that its head may be tuned on, drawn from the seed.
 
-    None for a task that came as a checkpoint without labelled train images: its head stays as it is.
+    None for a task that came as a checkpoint without labelled train inputs: its head stays as it is.
     """
     task, split = line.load(name)
     if not len(split.labelled):
         return None
     count = max(1, round(options.fraction * len(split.labelled)))
     drawn = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
-    return pixels(task.train, drawn, open_backbone(line)), torch.from_numpy(task.train.labels[drawn])
+    return open_backbone(line).read(task.train, drawn), torch.from_numpy(task.train.labels[drawn])

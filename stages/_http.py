@@ -1,4 +1,4 @@
-"""The HTTP interface to the version that serves: images in, classes and probabilities out, nothing larger than it should be."""
+"""The HTTP interface to the version that serves: images or texts in, classes and probabilities out, nothing larger than it should be."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from otmf import errors, images
+from otmf import errors
 from stages._loaded import Serving
 
 
 class Asked(BaseModel):
-    """A request: a task of the line, and image files in base64."""
+    """A request: a task of the line, and image files in base64, or texts as they are."""
 
     model_config = ConfigDict(extra="forbid")
 
     task: str = Field(max_length=100)
-    images: list[str] = Field(min_length=1)
+    images: list[str] | None = Field(default=None, min_length=1)
+    texts: list[str] | None = Field(default=None, min_length=1)
 
 
 def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
@@ -35,7 +35,7 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
     Args:
         serving: the version that serves.
         largest: bytes of a request's body.
-        most: images of a request.
+        most: inputs of a request.
     """
     app = FastAPI(title="otmf", docs_url=None, redoc_url=None)
 
@@ -65,16 +65,25 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
 
     @app.post("/predict")
     async def predict(asked: Asked, response: Response) -> dict[str, Any]:
-        if len(asked.images) > most:
+        given = {name: found for name in ("images", "texts") if (found := getattr(asked, name)) is not None}
+        wanted = serving.loaded.backbone.reads if serving.loaded else ""
+        if wanted and list(given) != [wanted]:
             raise HTTPException(
-                413, f"expected at most {most} images; received {len(asked.images)}; send several requests"
+                422,
+                f"expected {wanted}, which this line's encoder reads; received {' and '.join(given) or 'none'}; send those",
             )
+        for name, found in given.items():
+            if len(found) > most:
+                raise HTTPException(
+                    413, f"expected at most {most} {name}; received {len(found)}; send several requests"
+                )
         try:
-            contents = [base64.b64decode(text, validate=True) for text in asked.images]
+            contents = [base64.b64decode(one, validate=True) for one in given.get("images", ())]
         except (binascii.Error, ValueError) as error:
             raise HTTPException(
                 400, f"expected images in base64; received {errors.sentence(error)}; encode the files as they are"
             ) from error
+        contents += [one.encode("utf-8", "replace") for one in given.get("texts", ())]
         return await run_in_threadpool(answer, asked.task, contents, response)
 
     @app.post("/predict/{task}")
@@ -91,13 +100,10 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
                 f"expected a task of v{loaded.notice.version} ({', '.join(loaded.heads)}); received {task[:60]!r}; choose one of them",
             )
         try:
-            size = loaded.backbone.image_size
-            pixels = np.stack(
-                [images.decode_picture(one, f"image {number}", size) for number, one in enumerate(contents, start=1)]
-            )
+            read = loaded.backbone.decode(contents)
         except ValueError as error:
             raise HTTPException(400, errors.sentence(error)) from error
-        results = loaded.predict(task, pixels)
+        results = loaded.predict(task, read)
         entry = {
             "prediction_id": f"v{loaded.notice.version}-{uuid4().hex}",
             "version": loaded.notice.version,
@@ -108,7 +114,7 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
             "task": task,
         }
         serving.note({
-            **entry, "at": datetime.now(UTC).isoformat(), "images": [hashlib.sha256(one).hexdigest() for one in contents],
+            **entry, "at": datetime.now(UTC).isoformat(), loaded.backbone.reads: [hashlib.sha256(one).hexdigest() for one in contents],
             "results": [{"class": one["class"], "probability": one["probability"]} for one in results],
         })  # fmt: skip
         response.headers["x-otmf-version"] = f"v{loaded.notice.version}"
@@ -144,7 +150,7 @@ class _Bounded:
         await self.app(scope, counted, send)
 
     def _said(self, received: str) -> str:
-        return f"expected a body of at most {self.largest} bytes; received {received}; send fewer or smaller images"
+        return f"expected a body of at most {self.largest} bytes; received {received}; send fewer or smaller ones"
 
 
 def _refusal(status: int, said: str) -> Response:

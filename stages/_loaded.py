@@ -45,11 +45,11 @@ class Loaded:
     where: torch.device
     computing: threading.Lock = field(default_factory=threading.Lock)
 
-    def predict(self, task: str, pixels: np.ndarray) -> list[dict[str, Any]]:
-        """For each picture of (n, size, size, 3): the likeliest class, its probability, and those of all classes."""
+    def predict(self, task: str, read: np.ndarray) -> list[dict[str, Any]]:
+        """For each input, as the backbone reads it: the likeliest class, its probability, and those of all classes."""
         head, classes = self.heads[task]
         with self.computing:
-            features = _encoder.teach(self.backbone, self.state, pixels, where=self.where)
+            features = _encoder.teach(self.backbone, self.state, read, where=self.where)
         found = head.logits(features).softmax(dim=-1)
         return [
             {

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from otmf import images, layout, settings, splits
+from otmf import datasets, layout, settings, splits
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Line(layout.Layout):
         """The tasks merged up to and with a step, in order."""
         return [self.step(name).task for name in self.order[: self.order.index(step) + 1]]
 
-    def load(self, task: str) -> tuple[images.TaskImages, splits.Split]:
-        """The images of a task and their split, as set for it."""
-        loaded = images.load(self.raw(task))
+    def load(self, task: str) -> tuple[datasets.Task, splits.Split]:
+        """The data of a task and its split, as set for it."""
+        loaded = datasets.load(self.raw(task))
         options = self.task(task).split
         return loaded, splits.split(
             loaded, unlabelled=options.unlabelled, held_back=options.held_back, seed=options.seed

@@ -1,8 +1,9 @@
-"""A warm interpreter: one process that has torch and the rest imported, and forks itself for each stage DVC starts.
+"""A warm interpreter: one process that has DVC, torch and the rest imported, and forks itself for each DVC that a flow
+starts (`python -m stages._dvc`) and for each stage that DVC starts.
 
 DVC still starts `python -m stages NAME KEY` as its own process, which only hands arguments, folder, environment and its
 output streams over a Unix socket and waits for the exit code; so every guarantee of DVC's stands. The fork happens
-before any thread of a numeric library exists. A stage dies with the process that asked for it, and all die with the
+before any thread of a numeric library exists. What is forked dies with the process that asked for it, and all die with the
 process that started the server (its standard input closes).
 """
 
@@ -19,6 +20,8 @@ import socket
 import sys
 
 VARIABLE = "OTMF_WARM"
+STARTED_BY = "OTMF_STARTED_BY"  # the process whose stage this is, set by flows/process.py
+DVC = "dvc"
 _PR_SET_PDEATHSIG = 1
 _LENGTH = 8
 
@@ -27,6 +30,23 @@ def die_with_parent() -> None:
     """Asks the kernel to kill this process when its parent ends (Linux; elsewhere nothing happens)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def outlived(owner: int) -> bool:
+    """Whether the process `owner` is no longer among our ancestors: it, or one between, has ended (Linux; elsewhere False).
+
+    The kernel tells a child of its parent's death only if the child asked before it; one that asks afterwards looks.
+    """
+    found = os.getppid()
+    while sys.platform.startswith("linux") and found != owner:
+        try:
+            with open(f"/proc/{found}/stat", "rb") as stream:
+                found = int(stream.read().rpartition(b")")[2].split()[1])
+        except (OSError, IndexError):
+            return True
+        if found == 0:
+            return True
+    return False
 
 
 def forward(path: str, arguments: list[str]) -> int | None:
@@ -134,9 +154,7 @@ def _become(request: dict, streams: list[int]) -> None:
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        from stages import _run
-
-        code = _run.stage(request["arguments"][0], request["arguments"][1:])
+        code = _run_as(request["arguments"][0], request["arguments"][1:])
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
@@ -146,6 +164,17 @@ def _become(request: dict, streams: list[int]) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _run_as(name: str, arguments: list[str]) -> int:
+    if name == DVC:
+        from dvc.cli import main
+
+        os.environ[STARTED_BY] = str(os.getpid())  # its stages end with it, as it does with the one that asked
+        return main(arguments)
+    from stages import _run
+
+    return _run.stage(name, arguments)
 
 
 def _read(connection: socket.socket, length: int) -> bytes:
@@ -160,11 +189,19 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def _preload() -> None:
+    """Imports what DVC, which comes first, and the stages after it use."""
+    import dvc.cachemgr
+    import dvc.cli.parser
+    import dvc.dirs
+    import dvc.repo.open_repo
+    import dvc.utils.strictyaml
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     from otmf import finetuning, fusion, methods  # noqa: F401
-    from stages import _encoder, _run, _tracking, evaluate, extract, finetune, head_tune, merge_step, pretrained  # noqa: F401  # noqa: F401
+    from stages import _encoder, _run, _tracking, evaluate, extract, finetune, head_tune, merge_step, pretrained  # noqa: F401
+
+    dvc.cli.parser.get_main_parser()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: accuracy of the merged model on the test images of every task so far, and of base and expert."""
+"""Stage `evaluate`: accuracy of the merged model on the test inputs of every task so far, and of base and expert."""
 
 from __future__ import annotations
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from otmf import checkpoints, task_vectors
+from otmf import checkpoints, extraction
 from stages import _files, _params
 from stages._run import Facts, say
 
 
 def main(line: _params.Line, name: str) -> Facts:
-    pretrained = _files.load_pretrained(line)
-    finetuned = checkpoints.load(line.finetuned(name) / "model.safetensors")
-    checkpoints.check_finetuned(finetuned, pretrained, name=f"the expert of {name}")
-    vector = task_vectors.subtract(finetuned, pretrained)
-    _, split = line.load(name)
-    length, relative = (
-        task_vectors.norm(vector),
-        task_vectors.norm(vector) / task_vectors.norm(task_vectors.floats(pretrained)),
+    pretrained, finetuned = (
+        checkpoints.deferred(folder / "model.safetensors") for folder in (line.pretrained, line.finetuned(name))
     )
-    checkpoints.save(vector, line.task_vector(name) / "vector.safetensors")
+    _, split = line.load(name)
+    found = extraction.extract(
+        finetuned, pretrained, line.task_vector(name) / "vector.safetensors", name=f"the expert of {name}"
+    )
+    length, relative = found.norm, found.norm / found.base_norm
     _files.write_json(
         line.manifest(name), {**split.manifest, "task_vector_norm": length, "task_vector_relative_norm": relative}
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otmf import backbones, checkpoints, finetuning, heads, images, settings, splits, task_vectors
+from otmf import backbones, checkpoints, datasets, finetuning, formats, heads, settings, splits, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -23,10 +23,9 @@ def main(line: _params.Line, name: str) -> Facts:
         parameters={"head": options.head.model_dump(), "finetune": options.finetune.model_dump()},
     )
     head = _frozen_head(line, name, backbone, pretrained, task, split)
-    brought = images.describe(line.raw(name))["checkpoint"]
+    brought = datasets.describe(line.raw(name))["checkpoint"]
     if brought:
-        state = _adopt(line, name, brought, pretrained)
-        say(f"finetune {name}: checkpoint {brought} adopted, nothing trained")
+        state = _adopt(line, backbone, name, brought, pretrained)
     else:
         state = _train(name, backbone, pretrained, head, task, split, options.finetune, where, facts)
     checkpoints.save(state, folder / "model.safetensors")
@@ -39,24 +38,24 @@ def _frozen_head(
     name: str,
     backbone: backbones.Backbone,
     pretrained: task_vectors.State,
-    task: images.TaskImages,
+    task: datasets.Task,
     split: splits.Split,
 ) -> heads.Head:
     options = line.task(name).head
     base = _files.read_json(line.pretrained / "base.json")
-    brought = images.describe(line.raw(name))["head"]
+    brought = datasets.describe(line.raw(name))["head"]
     if brought:
         width = _encoder.feature_size(backbone, pretrained)
         return _read_head(line.raw(name) / brought, (len(task.classes), width))
     kind = options.kind
     if kind == "auto":
-        kind = "zero_shot" if backbone.has_text and base.get("tag") else "prototype"
+        kind = "zero_shot" if backbone.zero_shot(base) else "prototype"
     if kind == "zero_shot":
-        embeddings, scale = backbones.text_embeddings(backbone, base["tag"], task.classes, task.prompts)
-        return heads.zero_shot(embeddings, scale=scale)
+        embeddings, scale = backbone.class_embeddings(base, pretrained, task.classes, task.prompts)
+        return heads.zero_shot(embeddings, scale=scale or options.scale)
     if not len(split.labelled):
         raise ValueError(
-            f"task {name}: expected labelled train images or a head for a checkpoint without a text tower; received "
+            f"task {name}: expected labelled train inputs or a head for a checkpoint without a text tower; received "
             "neither; add `head` to the card's checkpoint, or labels"
         )
     chosen = split.labelled if kind == "probe" else few(split.labelled, task.train.labels, options.images_per_class)
@@ -86,14 +85,16 @@ def _read_head(path: Path, shape: tuple[int, int]) -> heads.Head:
     return heads.Head(tensors["weight"], bias)
 
 
-def _adopt(line: _params.Line, name: str, brought: str, pretrained: task_vectors.State) -> task_vectors.State:
-    path = line.raw(name) / brought
-    if path.suffix.lower() not in checkpoints.PICKLES:
-        checkpoints.check_header(path, line.pretrained / "model.safetensors")
-    state = checkpoints.read_foreign(path)
-    task_vectors.check_alike(state, pretrained)
-    checkpoints.check_finetuned(state, pretrained, name=brought)
-    return state
+def _adopt(
+    line: _params.Line, backbone: backbones.Backbone, name: str, brought: str, pretrained: task_vectors.State
+) -> task_vectors.State:
+    described = datasets.describe(line.raw(name))
+    patterns = {part: described.get(part, ()) for part in ("missing", "ignored")}
+    found = formats.read(line.raw(name) / brought, base=pretrained, canonical=backbone.canonical, **patterns)
+    checkpoints.check_finetuned(found.state, pretrained, name=brought)
+    beside = f", {len(found.left_out)} tensors beside it left out" if found.left_out else ""
+    say(f"finetune {name}: checkpoint {brought} adopted ({found.form}{beside}), nothing trained")
+    return found.state
 
 
 def _train(
@@ -101,19 +102,19 @@ def _train(
     backbone: backbones.Backbone,
     pretrained: task_vectors.State,
     head: heads.Head,
-    task: images.TaskImages,
+    task: datasets.Task,
     split: splits.Split,
     options: settings.Finetune,
     where: torch.device,
     facts: Facts,
 ) -> task_vectors.State:
     frozen = heads.Head(head.weight.to(where), head.bias.to(where))
-    inputs = backbone.prepare(_encoder.pixels(task.train, split.labelled, backbone)).to(where)
+    inputs = backbone.prepare(backbone.read(task.train, split.labelled)).to(where)
     labels = torch.from_numpy(task.train.labels[split.labelled]).to(where)
 
     def report(epoch: int, loss: float) -> None:
         facts.curves.setdefault("loss", []).append((epoch, loss))
-        say(f"finetune {name}: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} images")
+        say(f"finetune {name}: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} {backbone.reads}")
 
     state = finetuning.train(
         _encoder.to(pretrained, where),
@@ -121,6 +122,7 @@ def _train(
         inputs=inputs,
         options=options,
         report=report,
+        vary=backbone.vary,
         mirror=torch.ones(len(labels), dtype=torch.bool) if options.mirror else None,
         logits=lambda current, batch: frozen.logits(backbone.features(current, batch)),
     )

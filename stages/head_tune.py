@@ -25,7 +25,7 @@ def main(line: _params.Line, name: str) -> Facts:
         if task in chosen:
             served, used = _tuned(line, task, served, backbone, merged, options, where)
             record["labelled_images"][task] = used
-            say(f"head-tune {name}: head of {task} tuned on {used} labelled images")
+            say(f"head-tune {name}: head of {task} tuned on {used} labelled {backbone.reads}")
         _files.save_head(line.heads(name) / f"{task}.safetensors", served, frozen, classes=classes)
     _files.write_json(line.heads(name) / "heads.json", record)
     say(f"head-tune {name}: {options.heads}, {len(chosen)} of {len(tasks)} heads tuned")
@@ -44,6 +44,6 @@ def _tuned(
     given = _encoder.labelled(line, task, options)
     if given is None:
         return head, 0
-    pixels, labels = given
-    found = _encoder.teach(backbone, merged, pixels, where=where)
+    inputs, labels = given
+    found = _encoder.teach(backbone, merged, inputs, where=where)
     return heads.tune(head, found, labels, options=options), len(labels)

@@ -31,7 +31,7 @@ def main(line: _params.Line, name: str) -> Facts:
         count=len(before["tasks"]) + 1,
         state=state,
         options=step.merge,
-        encoder=continual.Encoder(backbone.features, lambda pixels: backbone.prepare(pixels).to(where)),
+        encoder=continual.Encoder(backbone.features, lambda found: backbone.prepare(found).to(where)),
         unlabelled=lambda: _encoder.unlabelled(line, step.task, step.merge),
         report=report,
     )
@@ -111,7 +111,7 @@ def _facts(line: _params.Line, name: str, step: settings.Step, record: dict) -> 
         for layer, found in layers.items():
             facts.metrics |= {f"mask/{side}/{layer}/{part}": found[part] for part in ("mean", "deviation")}
     facts.metrics |= {f"norm/{key}": value for key, value in record["norms"].items()} | {"cosine": record["cosine"]}
-    counts = f"{record['saw']['pre_images']} old and {record['saw']['post_images']} new images"
+    counts = f"{record['saw']['pre_images']} old and {record['saw']['post_images']} new inputs"
     costs = f"cost before {_short(record['cost_before'])}, after {_short(record['cost_after'])}"
     say(f"merge-step {name}: {step.task} merged by {step.merge.method}; {costs}; saw {counts}")
     return facts

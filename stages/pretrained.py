@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import torch
 from torch.nn import functional
 
-from otmf import backbones, checkpoints, finetuning, heads, images, lineage, settings, task_vectors
+from otmf import backbones, checkpoints, datasets, finetuning, formats, heads, lineage, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
 
 def main(line: _params.Line) -> Facts:
     options, where = line.params_checked.pretrained, _encoder.device(line)
-    config = backbones.read_config(line.params_checked.backbone.model, line.root)
     source = _files.read_json(line.raw("pretrained") / "base.json")
-    if source["source"] == "tag":
-        config = backbones.tagged_config(config, source["tag"])
-    backbone = backbones.build(config)
+    backbone = _backbone(line, source)
+    config = backbone.config
     facts = Facts(inputs=[line.raw("pretrained")], outputs=[line.pretrained], parameters=options.model_dump() | config)
     if source["source"] == "tag":
-        state = backbones.tagged_state(backbone, source["tag"])
+        state = backbone.tagged_state(source["tag"])
     elif source["source"] == "checkpoint":
         state = _adopt(line, backbone, source["path"])
     else:
         state = _train(line, backbone, options, where, facts)
     checkpoints.save(state, line.pretrained / "model.safetensors")
-    _files.write_json(line.pretrained / "backbone.json", config)
+    _files.write_json(line.pretrained / backbones.CONFIG, config)
+    for name, path in backbone.files.items():
+        shutil.copyfile(path, line.pretrained / name)
     _files.write_json(
         line.pretrained / "base.json", {**source, "sha256": lineage.digest(line.pretrained / "model.safetensors")}
     )
@@ -36,10 +38,20 @@ def main(line: _params.Line) -> Facts:
     return facts
 
 
+def _backbone(line: _params.Line, source: dict) -> backbones.Backbone:
+    """That of the base's card, else that of params.yaml."""
+    folder = line.raw("pretrained")
+    if source.get("backbone"):
+        return backbones.build(source["backbone"], folder)
+    config, folder = backbones.read_config(line.params_checked.backbone.model, line.root)
+    return backbones.build(backbones.tagged(config, source["tag"]) if source["source"] == "tag" else config, folder)
+
+
 def _adopt(line: _params.Line, backbone: backbones.Backbone, name: str) -> task_vectors.State:
-    state = checkpoints.read_foreign(line.raw("pretrained") / name)
-    expected = {key: torch.empty_like(value, device="cpu") for key, value in backbone.skeleton.state_dict().items()}
-    task_vectors.check_alike(state, expected)
+    expected = backbone.canonical(backbone.skeleton.state_dict()) | backbone.optional
+    path = line.raw("pretrained") / name
+    found = formats.read(path, base=expected, missing=[*backbone.optional], canonical=backbone.canonical).state
+    state = {key: value for key, value in found.items() if not value.is_meta}
     checkpoints.check_finite(state, name=name)
     return state
 
@@ -51,15 +63,15 @@ def _train(
     torch.set_num_threads(options.threads or line.params_checked.threads)
     folder = line.raw("pretrained")
     source = _files.read_json(folder / "base.json")
-    parts = [images.load(folder / name) for name in source["parts"]]
+    parts = [datasets.load(folder / name) for name in source["parts"]]
     mirrored = [part.name in source["mirrored"] for part in parts]
-    pixels = np.concatenate([part.train.read(np.arange(len(part.train)), backbone.image_size) for part in parts])
+    read = np.concatenate([backbone.read(part.train, np.arange(len(part.train))) for part in parts])
     firsts = np.cumsum([0, *(len(part.classes) for part in parts)])
     labels = torch.from_numpy(
         np.concatenate([part.train.labels + first for part, first in zip(parts, firsts[:-1], strict=True)])
     )
-    state = backbones.initial_state(backbone, seed=options.seed)
-    width = int(backbone.features(state, backbone.prepare(pixels[:1])).shape[1])
+    state = backbone.initial_state(seed=options.seed)
+    width = int(backbone.features(state, backbone.prepare(read[:1])).shape[1])
     generator = torch.Generator().manual_seed(options.seed)
     state["classifier"] = torch.randn(int(firsts[-1]), width, generator=generator)
 
@@ -72,16 +84,17 @@ def _train(
     def report(epoch: int, loss: float) -> None:
         facts.curves.setdefault("loss", []).append((epoch, loss))
         say(
-            f"pretrained: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} images, {int(firsts[-1])} classes"
+            f"pretrained: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} {backbone.reads}, {int(firsts[-1])} classes"
         )
 
     trained = finetuning.train(
         _encoder.to(state, where),
         logits=logits,
-        inputs=backbone.prepare(pixels).to(where),
+        inputs=backbone.prepare(read).to(where),
         labels=labels.to(where),
         options=options,
         label_smoothing=options.label_smoothing,
+        vary=backbone.vary,
         mirror=torch.repeat_interleave(torch.tensor(mirrored), torch.tensor([len(part.train) for part in parts])),
         report=report,
     )
@@ -100,7 +113,7 @@ def _train(
 
 
 def _score(
-    parts: list[images.TaskImages],
+    parts: list[datasets.Task],
     firsts: np.ndarray,
     backbone: backbones.Backbone,
     state: task_vectors.State,

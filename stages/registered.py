@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otmf import images, layout, lineage
+from otmf import layout, lineage
+from otmf.environment import FOREIGN, QUIET
 from otmf.reference import Reference
 from stages import _loaded
 
 LINE = "OTMF_LINE"
 AT_ONCE, PATIENCE = 4, 3600.0
-QUIET = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "true", "GIT_TERMINAL_PROMPT": "0"}
 
 
 class Registered:
@@ -37,17 +37,17 @@ class Registered:
         """Classes and probabilities.
 
         Args:
-            data: columns `image`, the content of an image file, and `task`.
+            data: columns `image`, the content of an image file, or `text`, whichever the encoder reads, and `task`.
             params: none are known.
 
         Returns:
             Columns `class`, `probability`, `probabilities` (class -> probability) and `version`, rows as given.
 
         Raises:
-            ValueError: if a task is unknown, or a content is no image.
+            ValueError: if a task is unknown, or a content is not what the encoder reads.
         """
         if data.empty:
-            raise ValueError("expected at least one row; received none; send images")
+            raise ValueError("expected at least one row; received none; send some")
         if params:
             raise ValueError(f"expected no parameters; received {', '.join(map(str, params))[:100]}; leave them out")
         unknown = sorted(set(data["task"]) - set(self.loaded.heads))
@@ -56,14 +56,13 @@ class Registered:
                 f"expected a task of v{self.loaded.notice.version} ({', '.join(self.loaded.heads)}); received "
                 f"{unknown[0][:60]!r}; choose one of them"
             )
-        size = self.loaded.backbone.image_size
-        pixels = np.stack(
-            [images.decode_picture(content, f"image {number}", size) for number, content in enumerate(data["image"], start=1)]
-        )  # fmt: skip
+        column = self.loaded.backbone.reads[:-1]
+        contents = [one.encode() if isinstance(one, str) else one for one in data[column]]
+        read = self.loaded.backbone.decode(contents)
         found: list[dict[str, Any]] = [{}] * len(data)
         for task in dict.fromkeys(data["task"]):
             chosen = np.flatnonzero(data["task"].to_numpy() == task)
-            for position, result in zip(chosen, self.loaded.predict(task, pixels[chosen]), strict=True):
+            for position, result in zip(chosen, self.loaded.predict(task, read[chosen]), strict=True):
                 found[position] = {**result, "version": self.loaded.notice.version}
         return pd.DataFrame(found, index=data.index)
 
@@ -129,7 +128,7 @@ def _get(repository: str, commit: str, path: str, root: Path) -> str:
         repository,
         path,
     ]
-    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | QUIET
+    own = {key: value for key, value in os.environ.items() if key not in FOREIGN} | QUIET | {"GIT_TERMINAL_PROMPT": "0"}
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=own, timeout=PATIENCE

@@ -14,6 +14,8 @@ BACKBONE = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
 }
+BERT = {"vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 32}  # fmt: skip
 COLOURS = ("red", "green", "blue")
 
 
@@ -46,6 +48,46 @@ def card(
     path = folder / f"{name}.yaml"
     write_yaml(path, content)
     return path
+
+
+def tokeniser(folder: Path) -> Path:
+    """A folder with a tokenizer.json of a few words, with BERT's special tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = [
+        "what",
+        "a",
+        "good",
+        "film",
+        "the",
+        "bank",
+        "lost",
+        "my",
+        "card",
+        "where",
+        "is",
+        "nearest",
+        "and",
+        "how",
+        "do",
+        "i",
+        "get",
+        "there",
+        "bad",
+        "dull",
+        "red",
+        "green",
+        "blue",
+        "it",
+        "was",
+    ]
+    known = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    found = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
+    found.normalizer, found.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    found.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    folder.mkdir(parents=True, exist_ok=True)
+    found.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def base_card(folder: Path) -> Path:
@@ -83,6 +125,54 @@ def line(folder: Path, **defaults) -> Path:
     backbone = materials / "small.json"
     backbone.write_text(json.dumps(BACKBONE), encoding="utf-8")
     workspace.create(folder, base=base, params=params(materials, **defaults), backbone=backbone)
+    return folder
+
+
+def sentences(*, seed: int, count: int) -> list[dict]:
+    """Rows with a label that one word of the text gives away."""
+    rng = np.random.default_rng(seed)
+    filling = ["the", "film", "was", "what", "a", "and", "it", "my", "card"]
+    rows = []
+    for number in range(count):
+        words = [*rng.choice(filling, 5), ("bad", "good")[number % 2]]
+        rng.shuffle(words)
+        rows.append({"text": " ".join(words), "label": number % 2})
+    return rows
+
+
+def text_card(folder: Path, name: str = "reviews", *, seed: int = 1, **keys) -> Path:
+    """A card of texts with its table beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"split": part, **row} for part, count, own in (("train", 60, seed), ("test", 20, seed + 1000))
+            for row in sentences(seed=own, count=count)]  # fmt: skip
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = folder / f"{name}.yaml"
+    write_yaml(path, {"name": name, "source": "jsonl", "path": f"{name}.jsonl", "classes": ["bad", "good"], **keys})
+    return path
+
+
+def text_encoder(folder: Path) -> Path:
+    """A folder with a tiny BERT of random weights, as Hugging Face saves it."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    tokeniser(folder)
+    torch.manual_seed(0)
+    BertModel(BertConfig(**BERT)).save_pretrained(folder)
+    return folder
+
+
+def text_line(folder: Path, **defaults) -> Path:
+    """A new line with a tiny encoder of texts, committed; its gate lets everything through."""
+    from flows import workspace
+
+    materials = folder.parent / f"{folder.name}_materials"
+    text_encoder(materials / "tiny-bert")
+    write_yaml(materials / "pretrained.yaml", {"source": "checkpoint", "path": "tiny-bert", "backbone": {"length": 16}})
+    given = params(materials, **defaults)
+    with given.open("a", encoding="utf-8") as stream:
+        stream.write("gate: {least_of_finetuned: 0, largest_drop: 1, largest_average_drop: 1}\n")
+    workspace.create(folder, base=materials / "pretrained.yaml", params=given)
     return folder
 
 

@@ -79,9 +79,9 @@ class Bench:
     def __init__(self, encoder: str, options: settings.Merge) -> None:
         config = json.loads(TINY.read_text(encoding="utf-8")) if encoder == "tiny" else {"model": encoder}
         self.options, self.backbone = options, backbones.build(config)
-        self.pretrained = backbones.initial_state(self.backbone, seed=0)
+        self.pretrained = self.backbone.initial_state(seed=0)
         self.vectors = [self._vector(seed) for seed in (1, 2)]
-        size, generator = self.backbone.image_size, torch.Generator().manual_seed(3)
+        size, generator = self.backbone.fit.size, torch.Generator().manual_seed(3)
         pixels = [
             torch.randint(256, (POOL, size, size, 3), generator=generator, dtype=torch.uint8).numpy() for _ in range(2)
         ]

@@ -81,9 +81,10 @@ def targets(line: layout.Layout) -> dict[str, list[Path]]:
     return {kind: sorted(path for path in found if path.is_file()) for kind, found in kinds.items()}
 
 
-def mutate(rng: random.Random, kind: str, path: Path, others: list[Path]) -> Callable[[], None] | None:
-    """Alters a file; what undoes it, or None if nothing would change."""
+def mutate(root: Path, rng: random.Random, kind: str, path: Path, others: list[Path]) -> Callable[[], None] | None:
+    """Alters a file of a line; what undoes it, or None if nothing would change."""
     content = path.read_bytes()
+    stands_for = _commit(root, path)
     place = rng.randrange(len(content)) if content else 0
     other = rng.choice(others)
     theirs = other.read_bytes()
@@ -93,9 +94,11 @@ def mutate(rng: random.Random, kind: str, path: Path, others: list[Path]) -> Cal
         if kind == "swap":
             other.write_bytes(theirs)
 
+    if kind == "delete" and _spare(path):
+        return None
     if kind == "add":
         added = path.with_name(f"{path.stem}_2{path.suffix}")
-        if added.exists() or ".git" in path.parts or ".dvc" in path.parts:
+        if added.exists() or "data" not in path.parts:  # what lies elsewhere in a line belongs to its owner
             return None
         added.write_bytes(content)
         return added.unlink
@@ -115,7 +118,29 @@ def mutate(rng: random.Random, kind: str, path: Path, others: list[Path]) -> Cal
             other.write_bytes(content)
     else:
         return None
+    if stands_for and stands_for == _commit(root, path):  # git reads A as a, and not beyond the end of a line
+        back()
+        return None
     return back
+
+
+def _commit(root: Path, reference: Path) -> str:
+    """What a reference of git stands for; empty if for nothing, or if it is none."""
+    if not reference.is_relative_to(root / ".git"):
+        return ""
+    name = reference.relative_to(root / ".git").as_posix()
+    done = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", name], cwd=root, capture_output=True, text=True, check=False
+    )
+    return done.stdout
+
+
+def _spare(path: Path) -> bool:
+    """Whether this is DVC's own copy of a result that git holds: a clone has none, so its absence alters nothing."""
+    if ".dvc" not in path.parts:
+        return False
+    results = path.parents[path.parts[::-1].index(".dvc")] / "data/results"
+    return any(path.read_bytes() == one.read_bytes() for one in results.rglob("*.json"))
 
 
 def mutations(line: layout.Layout, wanted: int, seed: int) -> tuple[collections.Counter, list[str]]:
@@ -125,7 +150,7 @@ def mutations(line: layout.Layout, wanted: int, seed: int) -> tuple[collections.
         found = targets(line)
         of = rng.choice(list(found))
         kind, path = rng.choice(KINDS), rng.choice(found[of])
-        undo = mutate(rng, kind, path, found[of])
+        undo = mutate(line.root, rng, kind, path, found[of])
         if undo is None:
             continue
         said = troubles(line)

@@ -112,7 +112,7 @@ class Site:
 def _is(kind: str, words: list[str]) -> bool:
     if kind == "engine":
         return "prefect.engine" in words
-    return words[1:3] == ["-m", "stages"] if kind == "stage" else words[1:3] == ["-m", "dvc"]
+    return words[1:3] == ["-m", "stages" if kind == "stage" else "stages._dvc"]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import finetuning, heads, images, settings, task_vectors
+from otmf import datasets, finetuning, heads, settings, task_vectors
 from stages import _bench, _encoder, _files, _params, _run, finetune
 from tests.benchmarks import machine
 
@@ -44,7 +44,7 @@ class Regime(_bench.Bench):
         self.pretrained = _files.load_pretrained(line)
         self.heads = {task: self._head(task) for task in self.tasks}
         self.vectors = {task: self._expert(task) for task in self.tasks} if experts else {}
-        self.tests = {task: self._pixels_and_labels(task, aside=True) for task in self.tasks}
+        self.tests = {task: self._inputs_and_labels(task, aside=True) for task in self.tasks}
 
     @cached_property
     def backbone(self):
@@ -54,32 +54,33 @@ class Regime(_bench.Bench):
     def encoder(self):
         return _bench.continual.Encoder(self.backbone.features, self.backbone.prepare)
 
-    def _positions(self, name: str, *, aside: bool) -> tuple[images.TaskImages, np.ndarray]:
+    def _positions(self, name: str, *, aside: bool) -> tuple[datasets.Task, np.ndarray]:
         task, split = self.line.load(name)
         chosen = np.arange(len(split.labelled)) % EVERY == 0
         return task, split.labelled[chosen if aside else ~chosen]
 
-    def _pixels_and_labels(self, name: str, *, aside: bool) -> tuple[np.ndarray, Tensor]:
+    def _inputs_and_labels(self, name: str, *, aside: bool) -> tuple[np.ndarray, Tensor]:
         task, positions = self._positions(name, aside=aside)
-        return _encoder.pixels(task.train, positions, self.backbone), torch.from_numpy(task.train.labels[positions])
+        return self.backbone.read(task.train, positions), torch.from_numpy(task.train.labels[positions])
 
     def _head(self, name: str) -> heads.Head:
         options, _ = self.options
         task, positions = self._positions(name, aside=False)
         few = finetune.few(positions, task.train.labels, options.images_per_class)
-        found = self.encoder.teach(self.pretrained, _encoder.pixels(task.train, few, self.backbone))
+        found = self.encoder.teach(self.pretrained, self.backbone.read(task.train, few))
         labels = torch.from_numpy(task.train.labels[few])
         return heads.prototype(found, labels, classes=len(task.classes), scale=options.scale, centre=options.centre)
 
     def _expert(self, name: str) -> task_vectors.Vector:
-        pixels, labels = self._pixels_and_labels(name, aside=False)
+        inputs, labels = self._inputs_and_labels(name, aside=False)
         own = self.line.task(name).finetune.model_dump()
         state = finetuning.train(
             self.pretrained,
             labels=labels,
-            inputs=self.backbone.prepare(pixels),
+            inputs=self.backbone.prepare(inputs),
             options=settings.section(settings.Finetune, own | self.options[1]),
             report=lambda epoch, loss: None,
+            vary=self.backbone.vary,
             mirror=torch.ones(len(labels), dtype=torch.bool) if own["mirror"] else None,
             logits=lambda current, batch: self.heads[name].logits(self.backbone.features(current, batch)),
         )

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from flows import process, server, warm, workspace
-from otmf import images, layout
+from otmf import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
 from tests.pipeline import production
@@ -74,7 +74,7 @@ def direct(line: layout.Layout, content: bytes, seconds: float) -> list[float]:
     loaded, taken, end = _loaded.load(notice), [], time.monotonic() + seconds
     while time.monotonic() < end:
         begun = time.perf_counter()
-        loaded.predict("task_1", np.stack([images.decode_picture(content, "image", loaded.backbone.image_size)]))
+        loaded.predict("task_1", loaded.backbone.decode([content]))
         taken.append(time.perf_counter() - begun)
     return taken
 

@@ -1,11 +1,12 @@
 """Verification of long histories: time as it grows with steps and bytes, against sha256 of the same bytes alone.
 
-    python -m tests.benchmarks.bench_verify [--steps N [N ...]] [--mib M] [--folder DIR]
+    python -m tests.benchmarks.bench_verify [--steps N [N ...]] [--mib M] [--folder DIR] [--line LINE]
 
 For each number of steps: a line whose dvc.yaml, lock, cache, commits, tags and signed records are of the form that onboarding
 gives them, with M MiB of random bytes a step in place of models; then `otmf verify` of the whole, in a process of its own,
 and sha256 of every file of DVC's cache, likewise; the page cache is emptied before each where that is allowed. What
 verification read from the disk is what the kernel counted: nothing is hashed twice if that is no more than what is there.
+With --line, a line that an earlier run had made is measured, and nothing is made.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from ruamel.yaml import YAML
 
 from flows import git, keyring, records, repro, versions, workspace
 from tests import makers
@@ -48,8 +50,7 @@ class Grown:
         self.size, self.rng = int(mib * 2**20), np.random.default_rng(0)
         self.lock: dict[str, object] = {"schema": "2.0", "stages": {}}
         keyring.new(self.line, by="ada", reason="a line to verify", log=lambda _: None)
-        self.write("data/raw/pretrained", 100)
-        self.track("data/raw/pretrained")
+        self.raw = {"data/raw/pretrained": _tracked(self.line.root / "data/raw/pretrained.dvc")}
         for path in (self.line.pretrained, self.line.merged("s00"), self.line.heads("s00")):
             self.write(self.relative(path), 100)
         self.write("data/results/steps/s00.json", 100)
@@ -88,13 +89,14 @@ class Grown:
 
     def track(self, path: str) -> None:
         """A .dvc file, as `dvc add` writes it."""
-        entry = {"outs": [{"md5": self.keep(path), "hash": "md5", "path": Path(path).name}]}
+        self.raw[path] = self.keep(path)
+        entry = {"outs": [{"md5": self.raw[path], "hash": "md5", "path": Path(path).name}]}
         makers.write_yaml(self.line.root / f"{path}.dvc", entry)
 
     def stage(self, name: str, deps: list[str], outs: list[str]) -> None:
         stages = self.lock["stages"]
         known = {out["path"]: out for entry in stages.values() for out in entry["outs"]}
-        read = [known.get(path) or {"path": path, "hash": "md5", "md5": self.keep(path)} for path in deps]
+        read = [known.get(path) or {"path": path, "hash": "md5", "md5": self.raw[path]} for path in deps]
         made = [{"path": path, "hash": "md5", "md5": self.keep(path)} for path in outs]
         stages[name] = {"cmd": f"python -m stages {name.replace('@', ' ')}", "deps": read, "outs": made}
 
@@ -124,7 +126,9 @@ class Grown:
         ]
         for name, deps, outs in made:
             self.stage(name, deps, outs)
-        makers.write_yaml(line.root / "dvc.lock", self.lock)
+        makers.write_yaml(
+            line.root / "dvc.lock", json.loads(json.dumps(self.lock))
+        )  # as DVC: nothing refers to anything
         outcomes = {**self.outcomes, **{name: "ran" for name, _, _ in made}}
         self.outcomes = {}
         workspace.commit(line.root, f"Onboard {task} as {step}")
@@ -133,6 +137,11 @@ class Grown:
         told = records.Made(outcomes, known, [task], datetime.now(UTC), "", None, "")
         records.write(line, line, decision, lambda place: records.of_model(line, told, decision, place))
         git.run(line.root, "tag", versions.tag(number))
+
+
+def _tracked(path: Path) -> str:
+    """The md5 in a .dvc file."""
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))["outs"][0]["md5"]
 
 
 def _md5(path: Path) -> str:
@@ -166,7 +175,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--mib", type=float, default=250)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--line", type=Path)
     given = parser.parse_args()
+    command = f"python -m tests.benchmarks.bench_verify --steps {' '.join(map(str, given.steps))} --mib {given.mib:g}"
+    if given.line is not None:
+        steps = git.run(given.line, "tag", "--list", "model/*").count("model/")
+        table("python -m tests.benchmarks.bench_verify --line LINE", [measured(given.line, steps)])
+        return
     folder = Path(tempfile.mkdtemp(prefix="otmf-verify-", dir=given.folder))
     grown, done, rows = Grown(folder, given.mib), 0, []
     try:
@@ -174,17 +189,24 @@ def main() -> None:
             for number in range(done + 1, steps + 1):
                 grown.step(number)
             done = steps
-            root = grown.line.root
-            verified, read, lines = timed([OTMF, "verify", "--line", str(root), "--without-registry"])
-            cache = repro.cache(root) / "files"
-            hashed, _, _ = timed([sys.executable, "-c", HASH, str(cache)])
-            size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 2**30
-            rows.append([steps, f"{size:.1f}", f"{read:.1f}", lines, f"{verified:.1f}", f"{hashed:.1f}", f"{verified / hashed:.2f}",
-                         f"{1000 * (verified - hashed) / steps:.0f}"])  # fmt: skip
+            rows.append(measured(grown.line.root, steps))
             print(rows[-1], flush=True)
     finally:
         shutil.rmtree(folder)
-    command = f"python -m tests.benchmarks.bench_verify --steps {' '.join(map(str, given.steps))} --mib {given.mib:g}"
+    table(command, rows)
+
+
+def measured(root: Path, steps: int) -> list[object]:
+    """A row of the table: `otmf verify` of a line, and sha256 of its cache alone."""
+    verified, read, lines = timed([OTMF, "verify", "--line", str(root), "--without-registry"])
+    cache = repro.cache(root) / "files"
+    hashed, _, _ = timed([sys.executable, "-c", HASH, str(cache)])
+    size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 2**30
+    return [steps, f"{size:.1f}", f"{read:.1f}", lines, f"{verified:.1f}", f"{hashed:.1f}", f"{verified / hashed:.2f}",
+            f"{1000 * (verified - hashed) / steps:.0f}"]  # fmt: skip
+
+
+def table(command: str, rows: list[list[object]]) -> None:
     print(machine.heading("Verification of long histories", command))
     columns = [
         "steps",

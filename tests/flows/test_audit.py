@@ -79,7 +79,7 @@ def document(count: int = 3, **changes) -> audit.Audit:
             )
         )
     return audit.Audit(**{
-        "line": "shop", "version": count, "serves": "champion", "step": f"s{count:02d}", "sha256": sha("model"), "encoder": "ViT-B-32", "commit": "c" * 40,
+        "line": "shop", "version": count, "serves": "champion", "step": f"s{count:02d}", "sha256": sha("model"), "encoder": "ViT-B-32", "reads": "images", "commit": "c" * 40,
         "generated": AT, "deviations": ["1 of 3 records are unsigned: 000001.json", f"v2 was accepted against the gate: {HOSTILE}"],
         "checks_held": 79, "checks_broken": [], "base": audit.Data(path="data/raw/pretrained", sha256=sha("base"), md5=None), "base_licence": "",
         "tasks": tasks, "steps": steps, "decisions": decisions, "stages": stages, "packages": {"otmf": "0.1.0+abc", "torch": "2.13"},

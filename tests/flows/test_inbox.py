@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from flows import inbox, workspace
-from otmf import cards, layout
+from otmf import cards, gathering, layout, lineage
 from tests import makers
 
 
@@ -132,3 +135,27 @@ def test_card_that_leads_out_of_its_folder_is_refused(line) -> None:
     inbox.accept(line, "out")
     with pytest.raises(cards.CardError, match="which leads outside"):
         inbox.card(line, "out")
+
+
+@pytest.mark.parametrize("door", ["delivered", "watched"])
+def test_table_and_checkpoint_in_a_folder_arrive_as_they_were(line, tmp_path, door) -> None:
+    weights = {f"layer.{number}.weight": np.full((4, 4), number, np.float32) for number in range(4)}
+    card = makers.text_card(tmp_path / "cards", checkpoint={"path": "expert", "missing": ["pooler.*"]})
+    (card.parent / "expert").mkdir()
+    for number, (key, value) in enumerate(weights.items(), start=1):
+        save_file({key: value}, card.parent / f"expert/model-{number:05d}-of-00004.safetensors")
+    index = {
+        "weight_map": {key: f"model-{number:05d}-of-00004.safetensors" for number, key in enumerate(weights, start=1)}
+    }
+    (card.parent / "expert/model.safetensors.index.json").write_text(json.dumps(index))
+    name = "by-hand"
+    if door == "watched":
+        shutil.copytree(card.parent, inbox.inbox(line) / name)
+    else:
+        name = inbox.deliver(line, card)
+    assert inbox.accept(line, name)
+    accepted = inbox.card(line, name)
+    gathering.gather(cards.read(accepted), accepted.parent, tmp_path / "arrived")
+    gathering.gather(cards.read(card), card.parent, tmp_path / "meant")
+    assert lineage.digest(tmp_path / "arrived") == lineage.digest(tmp_path / "meant")
+    assert len(list((tmp_path / "arrived/checkpoint").iterdir())) == 5

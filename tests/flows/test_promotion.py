@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, kept, keyring, promotion, records, standing, tracking, versions, workspace
+from flows import git, kept, keyring, promotion, records, registry, standing, tracking, versions, workspace
 from otmf import layout, ledger, statements
 from tests import makers
 
@@ -170,6 +170,9 @@ def test_decision_stands_while_the_tracking_store_is_away_and_is_written_later(l
     promotion.roll_back(line, None, by=None, reason="back", log=said.append)
     assert any("decided, but not yet in the tracking store" in text for text in said)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    registry.catch_up(line)  # as the next look at the inbox does
+    assert aliases(line) == {"champion": "1", "previous": "2"}
+    assert not list(tracking.unsent(line).iterdir())
     promotion.roll_back(line, "v2", by=None, reason="forth", log=said.append)
     assert aliases(line) == {"champion": "2", "previous": "1"}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from otmf import cards, gathering, images
+from otmf import cards, datasets, gathering
 from tests import makers
 
 
-def gathered(tmp_path, **keys) -> images.TaskImages:
+def gathered(tmp_path, **keys) -> datasets.Task:
     path = makers.card(tmp_path / "given", **keys)
     gathering.gather(cards.read(path), path.parent, tmp_path / "raw")
-    return images.load(tmp_path / "raw")
+    return datasets.load(tmp_path / "raw")
 
 
 def changed(**arrays) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ class Stream:
 
     def __init__(self, backbone: backbones.Backbone) -> None:
         self.encoder = continual.Encoder(backbone.features, backbone.prepare)
-        self.pretrained = backbones.initial_state(backbone, seed=0)
+        self.pretrained = backbone.initial_state(seed=0)
         self.merged, self.state, self.count = None, {}, 0
 
     def step(self, **values) -> continual.Step:
@@ -54,7 +54,7 @@ def test_remembered_targets_are_those_of_each_tasks_own_expert(stream) -> None:
     stream.step()
     first = stream.state["memory.targets"].clone()
     expert = task_vectors.add(stream.pretrained, stream.merged)
-    expected = stream.encoder.teach(expert, stream.state["memory.pixels"].numpy())
+    expected = stream.encoder.teach(expert, stream.state["memory.inputs"].numpy())
     torch.testing.assert_close(first, expected)
     stream.step()
     kept = stream.state["memory.steps"] == 1
@@ -86,3 +86,50 @@ def test_method_that_sees_nothing_is_never_handed_pixels(stream, monkeypatch) ->
     monkeypatch.setattr(stream, "pixels", lambda: pytest.fail("it asked for pixels"))
     for _ in range(2):
         stream.step(method="wudi")
+
+
+@pytest.mark.parametrize("method", ["otmf", "running_average", "task_arithmetic", "wudi"])
+def test_what_is_left_out_of_the_merge_stays_as_it_is(stream, method) -> None:
+    names = [key for key in task_vectors.floats(stream.pretrained) if key.startswith("ln_")]
+    assert names
+    done = stream.step(method=method, left_out=["ln_*"])
+    assert all(not done.vector[key].any() for key in names), "of the first task nothing is taken either"
+    done = stream.step(method=method, left_out=["ln_*"])
+    assert set(done.vector) == set(task_vectors.floats(stream.pretrained))
+    assert all(not done.vector[key].any() for key in names)
+    assert all(done.vector[key].any() for key in done.vector if key not in names)
+    assert not any(key.removeprefix("mask.").startswith("ln_") for key in done.state)
+
+
+def test_what_earlier_steps_merged_is_kept_when_it_is_left_out_later(stream) -> None:
+    before = stream.step().vector
+    done = stream.step(left_out=["*.bias"])
+    names = [key for key in before if key.endswith(".bias")]
+    assert names
+    assert all(torch.equal(done.vector[key], before[key]) for key in names)
+    assert not any(torch.equal(done.vector[key], before[key]) for key in before if key not in names)
+    assert not any(key.endswith(".bias") for side in done.learned.masks.values() for key in side)
+
+
+def test_masks_are_trained_on_the_model_as_it_will_be(stream) -> None:
+    """The expert is compared with as it is; the merged model with what is left out in place."""
+    seen = []
+    features = stream.encoder.features
+    stream.encoder = continual.Encoder(
+        lambda state, inputs: (seen.append(state), features(state, inputs))[1], stream.encoder.prepare
+    )
+    first = stream.step()
+    fixed = task_vectors.add(stream.pretrained, first.vector)["ln_pre.weight"]
+    seen.clear()
+    stream.step(left_out=["ln_*"])
+    kept = [torch.equal(state["ln_pre.weight"], fixed) for state in seen]
+    assert not kept[0], "the new expert, with its own"
+    assert all(kept[1:])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"), [("embed*", "received 'embed\\*', which none matches"), ("*", "leave something to merge")]
+)
+def test_patterns_that_name_nothing_or_everything_are_refused(stream, pattern, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        stream.step(left_out=[pattern])

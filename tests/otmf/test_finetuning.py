@@ -36,45 +36,6 @@ def test_loss_that_is_not_finite_stops_training() -> None:
                          options=settings.Finetune(batch_size=4))  # fmt: skip
 
 
-def vary(inputs: torch.Tensor, mirrored: torch.Tensor | None = None, **values) -> torch.Tensor:
-    options = settings.Finetune(**{"shift": 0, **values})
-    return finetuning.vary(inputs, options, generator=torch.Generator().manual_seed(1), mirrored=mirrored)
-
-
-def test_variation_of_nothing_is_the_input_itself() -> None:
-    inputs = torch.rand(3, 3, 8, 8)
-    assert vary(inputs) is inputs
-
-
-def test_shift_keeps_within_the_values_of_the_image() -> None:
-    inputs = torch.rand(5, 3, 8, 8)
-    moved = vary(inputs, shift=2)
-    assert moved.shape == inputs.shape
-    assert not torch.equal(moved, inputs)
-    assert float(moved.min()) >= float(inputs.min())
-    assert float(moved.max()) <= float(inputs.max())
-
-
-def test_mirroring_turns_about_half_of_the_allowed_images_and_no_other() -> None:
-    inputs = torch.rand(200, 1, 4, 4)
-    allowed = torch.arange(200) < 100
-    moved = vary(inputs, mirrored=allowed)
-    turned = torch.tensor(
-        [torch.allclose(one, other.flip(-1), atol=1e-5) for one, other in zip(moved, inputs, strict=True)]
-    )
-    assert not turned[100:].any()
-    torch.testing.assert_close(moved[100:], inputs[100:], atol=1e-5, rtol=0)
-    assert 30 < int(turned[:100].sum()) < 70
-
-
-def test_jitter_changes_contrast_and_brightness_alone() -> None:
-    inputs = torch.rand(4, 3, 8, 8)
-    moved = vary(inputs, jitter=0.3)
-    for one, other in zip(moved, inputs, strict=True):
-        both = torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))
-        assert float(both[0, 1]) > 0.999
-
-
 def test_learning_rate_rises_then_falls_to_zero() -> None:
     rates = [finetuning.rate_factor(step, 100, warmup=0.1) for step in range(100)]
     assert rates[0] == 0.1

@@ -190,3 +190,16 @@ def test_batches_cover_all_inputs_before_any_repeats() -> None:
     seen = torch.cat([next(batches) for _ in range(3)])
     assert sorted(seen.tolist()) == list(range(48))
     assert len(next(fusion._batches(5, 16, seed=0))) == 5
+
+
+def test_parameters_that_no_feature_depends_on_keep_their_masks() -> None:
+    pretrained = {"w": torch.zeros(3, 2), "unused": torch.zeros(2)}
+    merged, task = ({key: torch.full_like(value, scale) for key, value in pretrained.items()} for scale in (1.0, 2.0))
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    side = fusion.Side(inputs, inputs @ torch.ones(3, 2))
+    options = settings.Merge(steps=4, batch_size=4, combination="sum", learning_rate=0.1)
+    learned = fusion.merge_step(
+        pretrained, merged, task, features=lambda state, given: given @ state["w"], options=options, pre=side, post=side
+    )
+    assert bool((learned.masks["pre"]["unused"] == 1).all())
+    assert not bool((learned.masks["pre"]["w"] == 1).all())

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from otmf import cards, gathering, images, splits
+from otmf import cards, datasets, gathering, images, splits
 from tests import makers
 from tests.otmf.pictures import folder_card, gathered
 
@@ -15,14 +15,14 @@ def test_npz_is_gathered_and_loaded_with_its_own_classes(tmp_path) -> None:
     task = gathered(tmp_path)
     assert task.classes == makers.COLOURS
     assert (len(task.train), len(task.test)) == (48, 18)
-    images.check(task)
+    datasets.check(task)
 
 
 def test_folder_of_pictures_is_gathered_and_resized(tmp_path) -> None:
     gathering.gather(folder_card(tmp_path), tmp_path / "given", tmp_path / "raw")
-    task = images.load(tmp_path / "raw")
-    images.check(task)
-    assert task.train.read([0, 7], 16).shape == (2, 16, 16, 3)
+    task = datasets.load(tmp_path / "raw")
+    datasets.check(task)
+    assert task.train.read([0, 7], images.Fit(16)).shape == (2, 16, 16, 3)
     assert task.train.labels.tolist() == [0] * 6 + [1] * 6
 
 
@@ -64,8 +64,8 @@ def test_base_takes_the_held_back_part_alone_where_asked(tmp_path) -> None:
     card = cards.BaseCard.model_validate({"source": "train", "parts": [part], "held_back": 0.5})
     gathering.gather_base(card, path.parent, tmp_path / "base")
     gathering.gather(cards.read(path), path.parent, tmp_path / "raw")
-    split = splits.split(images.load(tmp_path / "raw"), unlabelled=0.25, held_back=0.5)
-    kept = images.load(tmp_path / "base/squares").train
-    whole = images.load(tmp_path / "raw").train
+    split = splits.split(datasets.load(tmp_path / "raw"), unlabelled=0.25, held_back=0.5)
+    kept = datasets.load(tmp_path / "base/squares").train
+    whole = datasets.load(tmp_path / "raw").train
     assert kept.fingerprints() == [whole.fingerprints()[position] for position in split.held_back]
     assert json.loads((tmp_path / "base/base.json").read_text())["parts"] == ["squares"]

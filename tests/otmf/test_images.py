@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from open_clip.transform import image_transform
 from PIL import Image
 
-from otmf import cards, gathering, images
+from otmf import cards, datasets, gathering, images
 from tests import makers
 from tests.otmf.pictures import changed, folder_card, gathered
 
@@ -34,7 +37,7 @@ from tests.otmf.pictures import changed, folder_card, gathered
 )
 def test_data_that_cannot_make_a_task_gets_one_sentence(tmp_path, data, message) -> None:
     with pytest.raises(cards.CardError, match=message) as caught:
-        images.check(gathered(tmp_path, data=data))
+        datasets.check(gathered(tmp_path, data=data))
     assert "\n" not in str(caught.value)
 
 
@@ -44,7 +47,7 @@ def test_file_that_is_not_an_image_is_named(tmp_path, content) -> None:
     (tmp_path / "given/pictures/train/a/bad.png").write_bytes(content)
     gathering.gather(card, tmp_path / "given", tmp_path / "raw")
     with pytest.raises(cards.CardError, match="expected an image that decodes; received .*bad.png"):
-        images.check(images.load(tmp_path / "raw"))
+        datasets.check(datasets.load(tmp_path / "raw"))
 
 
 def test_truncated_image_is_named(tmp_path) -> None:
@@ -55,7 +58,7 @@ def test_truncated_image_is_named(tmp_path) -> None:
     with pytest.raises(
         cards.CardError, match=r"expected an image that decodes; received .*0.png .*replace or remove it"
     ):
-        images.check(images.load(tmp_path / "raw"))
+        datasets.check(datasets.load(tmp_path / "raw"))
 
 
 def test_archive_with_pickled_objects_is_refused(tmp_path) -> None:
@@ -63,25 +66,43 @@ def test_archive_with_pickled_objects_is_refused(tmp_path) -> None:
     with pytest.raises(
         cards.CardError, match="expected train_x as a plain array in images.npz; received one that does not read"
     ):
-        images.check(gathered(tmp_path, data=data))
+        datasets.check(gathered(tmp_path, data=data))
 
 
 def test_picture_of_sixteen_bits_keeps_its_shades(tmp_path) -> None:
     shades = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     Image.fromarray(shades).save(tmp_path / "deep.png")
-    assert images.read_picture(tmp_path / "deep.png", 16)[..., 0].ravel().tolist() == list(range(256))
+    assert images.decode_picture((tmp_path / "deep.png").read_bytes(), "it", images.Fit(16))[
+        ..., 0
+    ].ravel().tolist() == list(range(256))
 
 
 def test_long_thin_picture_is_cropped_before_it_is_resized(tmp_path) -> None:
     """Resized whole it would take gigabytes."""
     Image.new("RGB", (2_000_000, 1), "red").save(tmp_path / "thin.png")
-    assert images.read_picture(tmp_path / "thin.png", 32).shape == (32, 32, 3)
+    assert images.decode_picture((tmp_path / "thin.png").read_bytes(), "it", images.Fit(32)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [(50, 31), (31, 50), (640, 427), (33, 500)])
+def test_pictures_become_squares_as_open_clip_makes_them(mode, size) -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8))
+    picture = noise.resize(size, Image.Resampling.BICUBIC)
+    theirs = image_transform(
+        64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, interpolation="bicubic"
+    )
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    ours = images.decode_picture(content.getvalue(), "it", images.Fit(64, mode)).astype(int)
+    expected = (theirs(picture) * 255).round().permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(ours - expected).max() <= 1
 
 
 def test_file_of_another_format_under_an_image_suffix_is_not_interpreted(tmp_path) -> None:
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(cards.CardError, match="expected an image that decodes; received .*x.png"):
-        images.read_picture(tmp_path / "x.png", 16)
+        images.decode_picture((tmp_path / "x.png").read_bytes(), "x.png", images.Fit(16))
 
 
 def test_link_that_leads_out_of_the_folder_is_refused(tmp_path) -> None:

@@ -18,7 +18,7 @@ def test_memory_is_bounded_and_shared_evenly(arrivals, size, seed) -> None:
         pixels = torch.full((count, 1, 1, 3), step, dtype=torch.uint8)
         kept = memory.admit(kept, pixels, torch.full((count, 2), float(step)), step=step, size=size, seed=seed)
     assert len(kept) <= size
-    assert torch.equal(kept.pixels[:, 0, 0, 0].long(), kept.steps), "pixels, targets and steps stay together"
+    assert torch.equal(kept.inputs[:, 0, 0, 0].long(), kept.steps), "inputs, targets and steps stay together"
     assert torch.equal(kept.targets[:, 0], kept.steps.float())
     counts = torch.bincount(kept.steps, minlength=len(arrivals) + 1)[1:]
     fair = size // len(arrivals)

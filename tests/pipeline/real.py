@@ -63,39 +63,36 @@ def prepare(
     return folder / "pretrained.yaml", cards
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str, *, tasks: int, epochs: int) -> argparse.Namespace:
+    """The command line of a script that makes a line of real data."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("line", type=Path)
-    parser.add_argument("--tasks", type=int, default=len(TASKS))
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--tasks", type=int, default=tasks)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(line: Path, base: Path, cards: list[Path], *options: str) -> None:
+    """Makes a line, onboards its cards, compares the methods and writes the report."""
+    otmf = str(Path(sys.executable).parent / "otmf")
+    begun = time.perf_counter()
+    init = ["init", str(line), "--base", str(base), "--params", str(base.parent / "params.yaml"), *options]
+    commands = [init, *(["onboard", str(card), "--line", str(line)] for card in cards)]
+    commands += [[name, "--line", str(line)] for name in ("compare", "report", "status")]
+    for command in commands:
+        subprocess.run([otmf, *command], check=True)
+    print(f"{len(cards)} tasks in {time.perf_counter() - begun:.0f} s")
+
+
+def main() -> None:
+    given = arguments(__doc__, tasks=len(TASKS), epochs=25)
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
         given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
     )
-    otmf = str(Path(sys.executable).parent / "otmf")
-    begun = time.perf_counter()
-    init = [
-        "init",
-        str(given.line),
-        "--base",
-        str(base),
-        "--params",
-        str(materials / "params.yaml"),
-        "--backbone",
-        str(BACKBONE),
-    ]
-    commands = [init, *(["onboard", str(card), "--line", str(given.line)] for card in cards)]
-    commands += [
-        ["compare", "--line", str(given.line)],
-        ["report", "--line", str(given.line)],
-        ["status", "--line", str(given.line)],
-    ]
-    for command in commands:
-        subprocess.run([otmf, *command], check=True)
-    print(f"{len(cards)} tasks in {time.perf_counter() - begun:.0f} s")
+    run(given.line, base, cards, "--backbone", str(BACKBONE))
 
 
 if __name__ == "__main__":

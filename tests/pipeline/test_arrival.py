@@ -158,7 +158,7 @@ def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefec
     stage = merging()[0]
     engine = next(one for one in stage.parents() if "prefect.engine" in " ".join(one.cmdline()))
     engine.kill()
-    wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 10)
+    wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 60)
     wait_for(merging)
     wait_for(lambda: tasks(root) == [*known, "owl"] and not inbox.waiting(layout.Layout(root)))
     of_either = lambda: runs(prefect_server, "arrive") + runs(prefect_server, "sweep")  # noqa: E731

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import git, process, repro, tracking
+from flows import git, process, repro, tracking, workspace
 from otmf import checkpoints, layout, lineage, task_vectors
 from tests import makers
 
@@ -56,6 +56,23 @@ def test_line_is_committed_clean_and_up_to_date(onboarded) -> None:
         "Onboard first as s01",
     ]
     assert not list((root / ".otmf/attempts").iterdir())
+
+
+def test_attempt_gets_what_the_next_task_reads_and_no_older_model(onboarded) -> None:
+    line = layout.Layout(onboarded[0])
+    clone = workspace.begin(line, "look", after="s02")
+    try:
+        assert git.run(clone.root, "status", "--porcelain") == ""
+        there = [clone.pretrained, clone.merged("s02"), clone.heads("s02"), clone.raw("first"), clone.raw("second")]
+        assert all(path.is_dir() for path in there)
+        assert not any(
+            path.exists() for path in (clone.merged("s01"), clone.finetuned("second"), clone.task_vector("first"))
+        )
+        for path in there:
+            relative = path.relative_to(clone.root)
+            assert lineage.digest(path) == lineage.digest(line.root / relative)
+    finally:
+        workspace.drop(line, "look")
 
 
 def test_running_everything_again_runs_no_stage(onboarded) -> None:
@@ -214,5 +231,5 @@ def test_checkpoint_from_elsewhere_is_adopted_not_trained(onboarded, otmf, tmp_p
                      folder / "expert.safetensors")  # fmt: skip
     card = makers.card(folder, "foreign", seed=5, checkpoint={"path": "expert.safetensors"})
     done = otmf("onboard", card, "--line", copy)
-    assert "checkpoint checkpoint.safetensors adopted, nothing trained" in done.stdout + done.stderr
+    assert "checkpoint checkpoint.safetensors adopted (safetensors), nothing trained" in done.stdout + done.stderr
     assert "finetune foreign: epoch" not in done.stdout + done.stderr

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from PIL import Image
 
 from flows import process
+from otmf import checkpoints, layout
 from tests import makers
 from tests.pipeline import production
 
@@ -44,7 +46,7 @@ def url(root, tmp_path_factory) -> Iterator[str]:
         str(port),
         "--largest-mib",
         "0.5",
-        "--most-images",
+        "--most",
         "8",
     ]
     log = tmp_path_factory.mktemp("log") / "log"
@@ -53,18 +55,11 @@ def url(root, tmp_path_factory) -> Iterator[str]:
             command, env=process.environment(), stdout=stream, stderr=stream, start_new_session=True
         )
     try:
-        wait_for(lambda: production.answers(f"http://127.0.0.1:{port}/ready"), 90)
+        production.until(lambda: production.answers(f"http://127.0.0.1:{port}/ready"), 90)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.end(server)
         assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
-
-
-def wait_for(condition, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.2)
 
 
 def picture(seed: int = 5) -> bytes:
@@ -162,9 +157,9 @@ def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) 
         asker.start()
     try:
         otmf("rollback", "--reason", "to see it switch", "--line", root)
-        wait_for(lambda: httpx.get(f"{url}/ready").json()["version"] == 1, 60)
+        production.until(lambda: httpx.get(f"{url}/ready").json()["version"] == 1, 60)
         otmf("rollback", "v2", "--reason", "and back", "--line", root)
-        wait_for(lambda: httpx.get(f"{url}/ready").json()["version"] == 2, 60)
+        production.until(lambda: httpx.get(f"{url}/ready").json()["version"] == 2, 60)
     finally:
         stop.set()
         for asker in askers:
@@ -183,7 +178,9 @@ def test_version_whose_file_was_altered_does_not_serve(otmf, root, url) -> None:
     model.unlink()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     otmf("rollback", "v1", "--reason", "to see it refused", "--line", root)
-    wait_for(lambda: "expected the encoder of v1 with sha256" in httpx.get(f"{url}/ready").json()["trouble"], 60)
+    production.until(
+        lambda: "expected the encoder of v1 with sha256" in httpx.get(f"{url}/ready").json()["trouble"], 60
+    )
     assert httpx.get(f"{url}/ready").json()["version"] == 2
     assert httpx.post(f"{url}/predict/first", content=picture()).headers["x-otmf-version"] == "v2"
     otmf("rollback", "v2", "--reason", "back", "--line", root)
@@ -233,3 +230,33 @@ def test_onnx_file_gives_the_same_features(root, exported) -> None:
             expected = backbone.features(state, inputs)
         received = session.run(["features"], {"images": inputs.numpy()})[0]
         assert torch.allclose(torch.from_numpy(received), expected, atol=1e-4)
+
+
+def test_export_in_bfloat16_for_transformers_says_what_rounding_costs(otmf, root, tmp_path) -> None:
+    from transformers import CLIPVisionModelWithProjection
+
+    folder = tmp_path / "v2"
+    said = otmf("export", folder, "--dtype", "bfloat16", "--hugging-face", "--shard-mb", "1", "--line", root).stdout
+    rounding = json.loads((folder / "rounding.json").read_text())
+    assert rounding["dtype"] == "bfloat16"
+    assert 0 < rounding["relative"] < 0.01 < rounding["of_change"]
+    assert "rounded to bfloat16: off by" in said
+    assert checkpoints.header(folder / "open_clip_model.safetensors")["visual.conv1.weight"].dtype == "BF16"
+    assert CLIPVisionModelWithProjection.from_pretrained(folder / "hugging_face").dtype == torch.bfloat16
+
+
+def test_imported_checkpoint_is_the_one_that_was_exported(otmf, root, tmp_path) -> None:
+    otmf("export", tmp_path / "v2", "--hugging-face", "--line", root)
+    said = otmf("import", tmp_path / "v2/hugging_face", tmp_path / "one.safetensors", "--line", root).stdout
+    assert "names of Hugging Face" in said
+    assert "of the base's norm away from it" in said
+    line = layout.Layout(root)
+    assert (tmp_path / "one.safetensors").read_bytes() == (line.merged("s02") / "model.safetensors").read_bytes()
+    again = otmf("import", tmp_path / "v2/hugging_face", tmp_path / "one.safetensors", "--line", root, code=1).stderr
+    assert "expected a new file that ends in .safetensors" in again
+    head = otmf(
+        "import", tmp_path / "v2/heads/first.safetensors", tmp_path / "two.safetensors", "--line", root, code=1
+    ).stderr
+    assert head.count("expected") == 1
+    assert "tensors of this line's encoder" in head
+    assert not (tmp_path / "two.safetensors").exists()

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from flows import process, warm
+from otmf import errors
 from tests import makers
 
 
@@ -56,15 +57,28 @@ def test_without_an_interpreter_at_the_socket_the_stage_starts_cold(root, tmp_pa
     assert done.stderr.startswith("otmf: ")
 
 
-def test_stage_dies_with_the_process_that_asked_for_it(root, environment) -> None:
+def test_dvc_runs_in_it_as_it_does_on_its_own(root, environment) -> None:
+    def dvc(module: str, *arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, env=process.environment(environment),
+                              capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    for arguments in (("status", "pretrained"), ("repro", "--single-item", "evaluate@s07"), ("nonsense",)):
+        assert dvc("stages._dvc", *arguments) == dvc("dvc", *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("stages", "pretrained"), ("stages._dvc", "repro", "--single-item", "pretrained")], ids=" ".join
+)
+def test_what_was_asked_for_dies_with_the_process_that_asked(root, environment, tmp_path, arguments) -> None:
     params = root / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("epochs: 1", "epochs: 5000"))
+    told = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     try:
-        client = subprocess.Popen([sys.executable, "-m", "stages", "pretrained"], cwd=root, env=process.environment(environment),
-                                  stdout=subprocess.PIPE, text=True)  # fmt: skip
-        assert "epoch 1/5000" in client.stdout.readline()
-        assert len(working(root)) == 2, "the client and the stage"
+        client = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, env=process.environment(told), stdout=subprocess.PIPE, text=True)  # fmt: skip
+        assert any("epoch 1/5000" in line for line in client.stdout)
+        assert len(working(root)) == (2 if arguments[0] == "stages" else 4), "who asked, and what each was forked for"
         client.kill()
         client.communicate()
         for _ in range(100):
@@ -90,3 +104,19 @@ def working(root) -> list[int]:
 
 def test_socket_is_open_to_its_owner_alone(environment) -> None:
     assert os.stat(environment[warm.VARIABLE]).st_mode & 0o077 == 0
+
+
+def test_stage_that_starts_after_its_owner_ended_does_not_begin(root) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        ended.wait()
+    alive_but_no_ancestor = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        for owner in (ended.pid, alive_but_no_ancestor.pid):
+            done = stage(root, "evaluate", "s07", OTMF_STARTED_BY=str(owner))
+            assert done.returncode == errors.TEMPORARY
+            assert "it has ended" in done.stderr
+    finally:
+        alive_but_no_ancestor.communicate(b"\n")
+    done = stage(root, "evaluate", "s07", OTMF_STARTED_BY=str(os.getpid()))
+    assert done.returncode == 1
+    assert "it has ended" not in done.stderr

@@ -14,7 +14,7 @@ from tests import makers
 
 def test_skeleton_holds_no_weights_and_computes_what_open_clip_computes(backbone) -> None:
     assert all(value.is_meta for value in backbone.skeleton.state_dict().values())
-    state = backbones.initial_state(backbone, seed=0)
+    state = backbone.initial_state(seed=0)
     tower = open_clip.model._build_vision_tower(
         8, open_clip.model.CLIPVisionCfg(**makers.BACKBONE["vision_cfg"])
     ).eval()
@@ -25,18 +25,18 @@ def test_skeleton_holds_no_weights_and_computes_what_open_clip_computes(backbone
 
 def test_initial_state_comes_from_its_seed_alone(backbone) -> None:
     torch.manual_seed(5)
-    one = backbones.initial_state(backbone, seed=1)
+    one = backbone.initial_state(seed=1)
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1)), "torch's own random state is untouched"
-    assert all(torch.equal(value, backbones.initial_state(backbone, seed=1)[key]) for key, value in one.items())
+    assert all(torch.equal(value, backbone.initial_state(seed=1)[key]) for key, value in one.items())
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "convnext_base"])
 def test_towers_of_open_clip_are_built_by_name(name) -> None:
     found = backbones.build({"model": name})
-    assert found.has_text
-    assert found.image_size == 224
+    assert found.zero_shot({"tag": "openai"})
+    assert found.fit.size == 224
 
 
 def test_unknown_model_and_bad_configuration_are_refused(tmp_path) -> None:
@@ -55,7 +55,7 @@ def test_unknown_model_and_bad_configuration_are_refused(tmp_path) -> None:
 
 def test_weights_by_tag_need_a_known_tag() -> None:
     with pytest.raises(ValueError, match=r"expected a tag of ViT-B-32 \(openai, .*\); received 'none'"):
-        backbones.tagged_state(backbones.build({"model": "ViT-B-32"}), "none")
+        backbones.build({"model": "ViT-B-32"}).tagged_state("none")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def named(tmp_path_factory) -> tuple[backbones.Backbone, str, open_clip.CLIP]:
 
 def test_weights_by_tag_are_the_vision_towers(named) -> None:
     backbone, tag, model = named
-    state = backbones.tagged_state(backbone, tag)
+    state = backbone.tagged_state(tag)
     inputs = backbone.prepare(makers.pictures(4, seed=0)[0])
     torch.testing.assert_close(backbone.features(state, inputs), model.encode_image(inputs))
 
@@ -82,7 +82,7 @@ def test_weights_by_tag_are_the_vision_towers(named) -> None:
 def test_zero_shot_head_is_that_of_open_clip(named) -> None:
     backbone, tag, model = named
     prompts, classes = ("a photo of a {}.", "a drawing of a {}."), ("cat", "dog", "bird")
-    embeddings, scale = backbones.text_embeddings(backbone, tag, classes, prompts)
+    embeddings, scale = backbone.class_embeddings({"tag": tag}, {}, classes, prompts)
     head = heads.zero_shot(embeddings, scale=scale)
     tokenizer = open_clip.get_tokenizer("tiny-clip")
     templates = [lambda name, prompt=prompt: prompt.format(name) for prompt in prompts]

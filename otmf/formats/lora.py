@@ -1,0 +1,142 @@
+"""Adapters of low rank as PEFT saves them, expanded to what they add to the weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from otmf import checkpoints
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What an adapter adds to one weight: scale * up @ down.
+
+    Attributes:
+        down: shape (rank, inputs).
+        up: shape (outputs, rank).
+        scale: alpha / rank, or alpha / sqrt(rank) where the adapter says so.
+        transposed: whether the weight is stored as (inputs, outputs).
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    transposed: bool
+
+    def expand(self) -> Tensor:
+        """The whole difference, of the weight's shape."""
+        whole = self.scale * (self.up.double() @ self.down.double())
+        return (whole.T if self.transposed else whole).float()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter."""
+    return (folder / CONFIG).is_file()
+
+
+def read(folder: Path) -> dict[str, Factors]:
+    """Weight -> its factors.
+
+    Raises:
+        CheckpointError: if the adapter is of another kind than LoRA, has factors without their other half, or changes what
+            factors do not hold.
+    """
+    config = _config(folder / CONFIG)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in checkpoints.load(folder / WEIGHTS).items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise checkpoints.CheckpointError(
+                f"expected factors of low rank alone in {WEIGHTS}; received {key}; save the merged model (merge_and_unload) instead"
+            )
+        name, embedding, half = match.groups()
+        parts.setdefault(name, {})[half] = tensor.T if embedding else tensor
+    found = {}
+    for name, halves in sorted(parts.items()):
+        if set(halves) != {"A", "B"}:
+            raise checkpoints.CheckpointError(
+                f"expected both factors of {name}; received {', '.join(sorted(halves))} alone; copy the adapter again"
+            )
+        found[f"{name}.weight"] = _factors(name, halves, config)
+    if not found:
+        raise checkpoints.CheckpointError(f"expected factors in {WEIGHTS}; received none; train the adapter first")
+    return found
+
+
+def apply(factors: Mapping[str, Factors], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The base with what an adapter adds.
+
+    Raises:
+        CheckpointError: if a weight is not in the base or has another shape.
+    """
+    state = dict(base)
+    for key, found in factors.items():
+        if key not in base:
+            raise checkpoints.CheckpointError(
+                f"expected an adapter of this line's encoder; received factors of {key}, which it has not; bring one of the same encoder"
+            )
+        added = found.expand()
+        if added.numel() != base[key].numel():
+            raise checkpoints.CheckpointError(
+                f"expected factors for {key} of shape {tuple(base[key].shape)}; received {tuple(added.shape)}; bring an adapter of the "
+                "same encoder"
+            )
+        state[key] = (base[key].float() + added.view(base[key].shape)).to(base[key].dtype)
+    return state
+
+
+def _factors(name: str, halves: Mapping[str, Tensor], config: Mapping[str, Any]) -> Factors:
+    down, up = (halves[half].float().flatten(1) for half in "AB")
+    if down.shape[0] != up.shape[1]:
+        raise checkpoints.CheckpointError(
+            f"expected factors of one rank for {name}; received {tuple(down.shape)} and {tuple(up.shape)}; copy the adapter again"
+        )
+    rank = down.shape[0]
+    try:
+        alpha = _of(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+    except (ValueError, TypeError) as error:
+        raise checkpoints.CheckpointError(
+            f"expected alpha of {name} as a number in {CONFIG}; received {error}; save the adapter anew"
+        ) from error
+    if rank == 0:
+        raise checkpoints.CheckpointError(
+            f"expected factors of rank 1 or more for {name}; received rank 0; save the adapter anew"
+        )
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return Factors(down, up, float(scale), bool(config.get("fan_in_fan_out")))
+
+
+def _of(patterns: object, name: str, otherwise: float) -> float:
+    """The value that an adapter has for one layer: PEFT takes the first pattern that the end of its name matches."""
+    for pattern, value in (patterns or {}).items() if isinstance(patterns, dict | None) else ():
+        if name == pattern or name.endswith(f".{pattern}"):
+            return float(value)
+    return float(otherwise)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["peft_type"]
+        other = [key for key in ("use_dora", "modules_to_save", "trainable_token_indices") if config.get(key)]
+        plain = config.get("bias", "none") == "none"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise checkpoints.CheckpointError(
+            f"expected PEFT's configuration in {path.name}; received another document; save the adapter anew"
+        ) from error
+    if kind != "LORA" or other or not plain:
+        said = kind if kind != "LORA" else ", ".join(other) or f"bias: {config['bias']}"
+        raise checkpoints.CheckpointError(
+            f"expected an adapter of factors alone (LoRA); received one with {said}; save the merged model (merge_and_unload) instead"
+        )
+    return config

@@ -1,0 +1,20 @@
+"""`python -m stages._dvc ARGUMENTS`: DVC in a warm interpreter where one is waiting, else as always."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from stages import _warm
+
+
+def main() -> int:
+    socket = os.environ.get(_warm.VARIABLE)
+    code = _warm.forward(socket, [_warm.DVC, *sys.argv[1:]]) if socket else None
+    if code is None:
+        os.execv(sys.executable, [sys.executable, "-m", "dvc", *sys.argv[1:]])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""`otmf import`: a fine-tuned encoder in any form that people have it in, as one safetensors file under this line's names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from otmf import checkpoints, formats, task_vectors
+from stages import _encoder, _files, _params
+from stages._run import say
+
+TRACKED = False
+
+
+def main(line: _params.Line, source: str, target: str, patterns: str) -> None:
+    """Reads `source`, checks it against this line's base, writes `target`; `patterns` is JSON with `missing` and `ignored`."""
+    base = _files.load_pretrained(line)
+    found = formats.read(
+        Path(source), base=base, canonical=_encoder.open_backbone(line).canonical, **json.loads(patterns)
+    )
+    checkpoints.check_finetuned(found.state, base, name=Path(source).name)
+    checkpoints.save(found.state, Path(target))
+    moved = task_vectors.norm(task_vectors.subtract(found.state, base)) / task_vectors.norm(task_vectors.floats(base))
+    say(f"read as {found.form}: {len(found.state)} tensors, {100 * moved:.2f} % of the base's norm away from it")
+    if found.factors:
+        ranks = sorted({factors.down.shape[0] for factors in found.factors.values()})
+        say(f"factors of rank {', '.join(map(str, ranks))} for {len(found.factors)} weights, expanded")
+    for name in found.left_out:
+        say(f"left out: {name}")

