@@ -89,8 +89,7 @@ def serve(path: str) -> None:
             pass
     finally:
         for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+            _end(child)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -103,8 +102,7 @@ def _turn(selector: selectors.BaseSelector, listener: socket.socket, children: d
         if kind == "listener":
             _start(selector, listener, children)
         elif kind == "client" and child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+            _end(child)
             selector.unregister(connection)
         elif kind == "child" and child in children:
             _finish(selector, key.fd, child, children)
@@ -131,7 +129,15 @@ def _start(selector: selectors.BaseSelector, listener: socket.socket, children: 
     selector.register(os.pidfd_open(child), selectors.EVENT_READ, ("child", child, connection))
 
 
+def _end(child: int) -> None:
+    """Kills what was forked with all that it started: DVC starts a stage by a shell, which would live on."""
+    for kill in (os.killpg, os.kill):  # it leads a group unless it has only just been forked
+        with contextlib.suppress(ProcessLookupError):
+            kill(child, signal.SIGKILL)
+
+
 def _finish(selector: selectors.BaseSelector, descriptor: int, child: int, children: dict[int, socket.socket]) -> None:
+    _end(child)  # before it is waited for, while nobody else can have its number
     _, status = os.waitpid(child, 0)
     selector.unregister(descriptor)
     os.close(descriptor)

@@ -68,25 +68,31 @@ def test_dvc_runs_in_it_as_it_does_on_its_own(root, environment) -> None:
 
 
 @pytest.mark.parametrize(
+    "shell", ["/bin/sh", "/bin/bash"]
+)  # DVC starts a stage by the user's; only one of them goes on as it
+@pytest.mark.parametrize(
     "arguments", [("stages", "pretrained"), ("stages._dvc", "repro", "--single-item", "pretrained")], ids=" ".join
 )
-def test_what_was_asked_for_dies_with_the_process_that_asked(root, environment, tmp_path, arguments) -> None:
+def test_what_was_asked_for_dies_with_the_process_that_asked(root, environment, tmp_path, arguments, shell) -> None:
     params = root / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("epochs: 1", "epochs: 5000"))
-    told = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    told = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "SHELL": shell}
     try:
         client = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, env=process.environment(told), stdout=subprocess.PIPE, text=True)  # fmt: skip
         assert any("epoch 1/5000" in line for line in client.stdout)
-        assert len(working(root)) == (2 if arguments[0] == "stages" else 4), "who asked, and what each was forked for"
+        assert len(working(root)) in ((2,) if arguments[0] == "stages" else (4, 5)), (
+            "who asked, and what each was forked for"
+        )
         client.kill()
-        client.communicate()
+        client.wait()
         for _ in range(100):
             if not working(root):
                 break
             time.sleep(0.05)
         assert working(root) == []
     finally:
+        client.stdout.close()
         params.write_text(before)
 
 
