@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -150,13 +150,15 @@ def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefec
     known = tasks(root)
     otmf("submit", makers.card(tmp_path, "owl", seed=9, merge={"steps": 1200}), "--line", root)
 
+    attempt = root / ".otmf/attempts/owl"
+
     def merging() -> list[psutil.Process]:
-        found = [one for one in psutil.Process(worker.pid).children(recursive=True) if is_stage(one, "merge_step")]
-        return [one for one in found if one.cwd().endswith("attempts/owl")]
+        return [one for one in working(psutil.process_iter(), attempt) if is_stage(one, "merge_step")]
 
     wait_for(merging)
     stage = merging()[0]
-    engine = next(one for one in stage.parents() if "prefect.engine" in " ".join(one.cmdline()))
+    asking, *_ = working(psutil.Process(worker.pid).children(recursive=True), attempt)
+    engine = next(one for one in asking.parents() if "prefect.engine" in " ".join(one.cmdline()))
     engine.kill()
     wait_for(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, 60)
     wait_for(merging)
@@ -165,6 +167,16 @@ def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefec
     wait_for(lambda: "CRASHED" in {run["state_type"] for run in of_either()}, 120)
     subjects = git.run(root, "log", "--format=%s").splitlines()
     assert sum(subject.startswith("Onboard owl") for subject in subjects) == 1
+
+
+def working(processes: Iterable[psutil.Process], folder: Path) -> list[psutil.Process]:
+    """Those whose current folder is one."""
+    found = []
+    for one in processes:
+        with contextlib.suppress(psutil.Error):
+            if Path(one.cwd()) == folder:
+                found.append(one)
+    return found
 
 
 def is_stage(process: psutil.Process, name: str) -> bool:
