@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -151,9 +150,21 @@ def audit(line: layout.Layout, number: int, checks: Sequence[Check], *, at: date
     """
     records = ledger.read(line.root)
     versions.find(versions.history(line.root), number)
+    with git.Objects(line.root) as objects:
+        return _audit(line, number, checks, at, records, objects)
+
+
+def _audit(
+    line: layout.Layout,
+    number: int,
+    checks: Sequence[Check],
+    at: datetime,
+    records: Sequence[ledger.Record],
+    objects: git.Objects,
+) -> Audit:
     record = accepted.models(records)[number]
     commit, stages = accepted.commit_of(record), accepted.recorded(records, record)
-    read = _Commit(line.root, commit)
+    read = _Commit(objects, commit)
     params = settings.check(read.yaml("params.yaml"))
     encoder = encoders.described(cards.BaseCard.model_validate(read.yaml("data/cards/pretrained.yaml")), params)
     order = settings.chain(params.steps)
@@ -197,15 +208,15 @@ def audit(line: layout.Layout, number: int, checks: Sequence[Check], *, at: date
 class _Commit:
     """Files of a commit."""
 
-    def __init__(self, root: Path, commit: str) -> None:
-        self.root, self.tree = root, git.tree(root, commit)
+    def __init__(self, objects: git.Objects, commit: str) -> None:
+        self.objects, self.tree = objects, objects.tree(commit)
 
     def text(self, path: str) -> str:
         if path not in self.tree:
             raise workspace.WorkspaceError(
                 f"expected {path} in the version's commit; received a commit without it; fetch the line's history"
             )
-        return git.blob(self.root, self.tree[path]).decode()
+        return self.objects.blob(self.tree[path]).decode()
 
     def json(self, path: str) -> dict[str, Any]:
         return json.loads(self.text(path))

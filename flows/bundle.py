@@ -53,9 +53,11 @@ def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Reco
     named: dict[str, str] = {}
     for one in accepted.until(records, record):
         named |= accepted.named(one)
-    tree, step = git.tree(line.root, accepted.commit_of(record)), record.statement.decision.step
-    for name in sorted(set(named) & set(tree)):
-        _place(target / name).write_bytes(git.blob(line.root, tree[name]))
+    with git.Objects(line.root) as objects:
+        tree = objects.tree(accepted.commit_of(record))
+        for name in sorted(set(named) & set(tree)):
+            _place(target / name).write_bytes(objects.blob(tree[name]))
+    step = record.statement.decision.step
     stages, where = accepted.recorded(records, record), layout.Layout(Path())
     for stage, path in ((f"merge-step@{step}", where.merged(step)), (f"head-tune@{step}", where.heads(step))):
         output = stages[stage].outputs[path.as_posix()]

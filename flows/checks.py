@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ class Examined:
 
     layout: layout.Layout
     records: list[ledger.Record]
+    objects: git.Objects
     reader: contents.Reader = field(default_factory=contents.Reader)
     blobs: dict[str, bytes] = field(default_factory=dict)
     pointers: dict[str, str] = field(default_factory=dict)
@@ -41,6 +43,11 @@ class Examined:
     def models(self) -> dict[int, ledger.Record]:
         return accepted.models(self.records)
 
+    @functools.cached_property
+    def history(self) -> set[str]:
+        """The commits of the line, the last one with all before it."""
+        return set(git.run(self.root, "--no-replace-objects", "rev-list", "HEAD").split())
+
     def first(self, what: object) -> bool:
         """Whether this is asked for the first time; later versions share nearly everything with earlier ones."""
         known = what in self.seen
@@ -49,7 +56,7 @@ class Examined:
 
     def blob(self, name: str) -> bytes:
         if name not in self.blobs:
-            self.blobs[name] = git.blob(self.root, name)
+            self.blobs[name] = self.objects.blob(name)
         return self.blobs[name]
 
 

@@ -58,6 +58,18 @@ def read(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | N
     return done.stdout
 
 
+def answering(arguments: Sequence[str], *, folder: Path) -> subprocess.Popen:
+    """A command that answers on its standard output, as bytes, what it is asked on its standard input, until that closes."""
+    return subprocess.Popen(
+        list(arguments),
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def pump(
     arguments: Sequence[str], *, folder: Path, log: Callable[[str], None], extra: Mapping[str, str] | None = None
 ) -> list[str]:

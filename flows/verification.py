@@ -33,7 +33,17 @@ def verify(
     Raises:
         WorkspaceError: if a wanted version never was.
     """
-    found = checks.Examined(line, [])
+    with git.Objects(line.root) as objects:
+        yield from _checks(checks.Examined(line, [], objects), wanted, trusted, unsigned, with_registry)
+
+
+def _checks(
+    found: checks.Examined,
+    wanted: Sequence[int],
+    trusted: Sequence[keys.PublicKey],
+    unsigned: bool,
+    with_registry: bool,
+) -> Iterator[checks.Check]:
     sound = True
     for check in record_checks.links(found):
         sound &= not check.trouble
@@ -42,10 +52,10 @@ def verify(
         yield from record_checks.signatures(found.records, trusted, unsigned)
         return
     for number in wanted:
-        versions.find(versions.history(line.root), number)
+        versions.find(versions.history(found.root), number)
     yield from record_checks.signatures(found.records, trusted, unsigned)
     yield from checks.guarded("decisions", record_checks.decisions(found))
-    yield from checks.guarded("git", _git(line.root))
+    yield from checks.guarded("git", _git(found))
     for number, record in found.models.items():
         if not wanted or number in wanted:
             yield from checks.guarded(f"v{number}", version_checks.version(found, number, record))
@@ -53,14 +63,15 @@ def verify(
         yield from checks.guarded("registry", registry_checks.registered(found))
 
 
-def _git(root: Path) -> Iterator[checks.Check]:
+def _git(found: checks.Examined) -> Iterator[checks.Check]:
+    root = found.root
     try:
         process.run(["git", "fsck", "--full", "--no-dangling", "--no-progress"], folder=root)
         yield checks.Check("git objects")
     except process.ProcessError as error:
         yield checks.Check("git objects", str(error))
         return
-    tree = git.tree(root, "HEAD")
+    tree = found.objects.tree("HEAD")
     for path in sorted(_lying(root) - set(tree)):
         yield checks.Check(
             f"file {path}", "expected no such file in the last commit; received one; move it away, or commit it"

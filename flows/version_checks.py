@@ -19,7 +19,7 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
     provenance = record.statement.predicate
     commit = accepted.commit_of(record)
     yield checks.Check(f"v{number}: commit {commit[:12]} and tag", _tag(found, number, record, commit))
-    tree = git.tree(found.root, commit)
+    tree = found.objects.tree(commit)
     for resource in provenance.buildDefinition.resolvedDependencies:
         if "sha256" in resource.digest and resource.name in tree:
             received = hashlib.sha256(found.blob(tree[resource.name])).hexdigest()
@@ -48,14 +48,12 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
 
 
 def _tag(found: checks.Examined, number: int, record: ledger.Record, commit: str) -> str:
-    tag = versions.commit(found.root, number)
-    parent = git.run(found.root, "rev-parse", f"{tag}^").strip()
+    tag, parent = found.objects.commit(f"refs/tags/{versions.tag(number)}")
     if parent != commit:
         return f"expected the tag's commit to follow {commit[:12]}; received one that follows {parent[:12]}"
-    if git.tree(found.root, tag).get(f"{ledger.FOLDER}/{record.name}") != git.name(record.content):
+    if found.objects.tree(tag).get(f"{ledger.FOLDER}/{record.name}") != git.name(record.content):
         return f"expected {record.name} in the tag's commit; received another content or none"
-    base = git.run(found.root, "merge-base", tag, "HEAD").strip()
-    return "" if base == tag else f"expected {tag[:12]} in the line's history; received a line without it"
+    return "" if tag in found.history else f"expected {tag[:12]} in the line's history; received a line without it"
 
 
 def _stage(recorded: statements.Stage | None, entry: Mapping[str, Any], made: Mapping[str, str]) -> str:
