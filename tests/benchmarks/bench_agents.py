@@ -59,7 +59,7 @@ def measure(folder: Path, agents: int, tasks: int, epochs: int, sleep: float) ->
         subprocess.run([OTMF, "deploy", "--line", line.root, "--sweep", "600", "--agents"], check=True,
                        stdout=subprocess.DEVNULL, env=own)  # fmt: skip
         path = {"PYTHONPATH": str(production.CODE)}
-        enter(production.worker(folder / "coordinator" / "worker", "cpu", **given, **path))
+        enter(production.worker(folder / "coordinator" / "worker", "cpu", "--limit", agents + 1, **given, **path))
         for number in range(agents):
             enter(production.agent(folder / f"agent-{number}", bare, "--limit", 1, **given))
         _until(lambda: _online(prefect) == agents)
