@@ -46,7 +46,7 @@ class Examined:
     @functools.cached_property
     def history(self) -> set[str]:
         """The commits of the line, the last one with all before it."""
-        return set(git.run(self.root, "--no-replace-objects", "rev-list", "HEAD").split())
+        return self.objects.history()
 
     def first(self, what: object) -> bool:
         """Whether this is asked for the first time; later versions share nearly everything with earlier ones."""

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import audit, audit_files, process, versions, workspace
+from flows import audit, audit_files, process, recorded, versions, workspace
 from otmf import datasets, layout
+from otmf.environment import WARM
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -34,22 +35,22 @@ def export(
         beside: what else is wanted: `onnx`, `hugging-face`.
 
     Raises:
-        WorkspaceError: if there is no such version, or the folder exists. ProcessError: if it cannot be written.
+        WorkspaceError: if there is no such version, its files are not those recorded, or the folder exists. ProcessError: if it cannot be written.
     """
     if folder.exists():
         raise workspace.WorkspaceError(
             f"expected a new folder to export to; received {folder}, which exists; choose another"
         )
     versions.find(versions.history(line.root), number)
-    commit = versions.commit(line.root, number)
-    found = workspace.at(line, commit, f"v{number}")
+    found = recorded.clone(line, number)
+    recorded.require(line, found, number)
     part = folder.resolve().with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     (part / "heads").mkdir(parents=True)
     try:
         said = process.pump(
             [sys.executable, "-m", "stages", "export", str(part), dtype, str(largest), *beside],
-            folder=found.root, log=lambda _: None, extra={"OTMF_WARM": ""},
+            folder=found.root, log=lambda _: None, extra={WARM: ""},
         )  # fmt: skip
         made = audit.audit(line, number, [], at=datetime.now(UTC))
         (part / audit_files.CARD).write_text(audit_files.model_card(made), encoding="utf-8")

@@ -10,6 +10,8 @@ from pathlib import Path
 from flows import process
 
 _SIGNED = ("cherry-pick", "commit", "fetch", "merge", "push", "tag")  # what may put a name into the history
+# Of a folder from somebody else: nothing is fetched by a command that it names, no commit is given other parents.
+AS_STORED = {"GIT_NO_LAZY_FETCH": "1", "GIT_GRAFT_FILE": os.devnull, "GIT_NO_REPLACE_OBJECTS": "1"}
 _FOLDER = "40000"  # the mode of a tree within a tree
 
 
@@ -25,7 +27,7 @@ def run(folder: Path, *arguments: str) -> str:
 class Objects:
     """The contents of a repository, read by one git that stays until `close`: starting one for each takes longer than reading.
 
-    What git would show in an object's place (`git replace`) is not followed.
+    What git would show in their place (`git replace`, grafts) is not followed, and what is not there is not fetched.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,6 +46,15 @@ class Objects:
         if self._reader is not None:
             self._reader.communicate()
             self._reader = None
+
+    def history(self) -> set[str]:
+        """The commits of the line: the last one with all before it. Raises ProcessError if git cannot read them."""
+        return set(process.run(["git", "rev-list", "HEAD"], folder=self._folder, extra=AS_STORED).split())
+
+    def check(self) -> None:
+        """Has git check every object. Raises ProcessError with what it finds."""
+        command = ["git", "fsck", "--full", "--no-dangling", "--no-progress"]
+        process.run(command, folder=self._folder, extra=AS_STORED)
 
     def blob(self, name: str) -> bytes:
         """A content by its id. Raises as `commit`."""
@@ -86,9 +97,7 @@ class Objects:
         if "\n" in name:
             raise process.ProcessError(f"expected the name of a {kind} in git; received {name!r}; restore the record")
         if self._reader is None:
-            self._reader = process.answering(
-                ["git", "--no-replace-objects", "cat-file", "--batch"], folder=self._folder
-            )
+            self._reader = process.answering(["git", "cat-file", "--batch"], folder=self._folder, extra=AS_STORED)
         try:
             self._reader.stdin.write(f"{name}\n".encode())
             self._reader.stdin.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows import process, workspace
 from otmf import layout
+from otmf.environment import WARM
 
 
 def bring(
@@ -47,5 +48,5 @@ def bring(
     patterns = json.dumps({"missing": list(missing), "ignored": list(ignored)})
     return process.pump(
         [sys.executable, "-m", "stages", "imported", str(source.resolve()), str(target.resolve()), patterns],
-        folder=line.root, log=lambda _: None, extra={"OTMF_WARM": ""},
+        folder=line.root, log=lambda _: None, extra={WARM: ""},
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,12 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from otmf import errors
+from otmf import descent, errors
 from otmf.environment import FOREIGN, QUIET
 
-STARTED_BY = "OTMF_STARTED_BY"  # read by stages/__main__.py
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 # How long a waiting thread of OpenMP keeps its core: with the default, stages that share two cores with anything else
 # slow down many times over; not waiting at all costs half the speed of small encoders on idle cores.
 PATIENT = {"GOMP_SPINCOUNT": "5000"}
@@ -58,12 +54,12 @@ def read(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | N
     return done.stdout
 
 
-def answering(arguments: Sequence[str], *, folder: Path) -> subprocess.Popen:
+def answering(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> subprocess.Popen:
     """A command that answers on its standard output, as bytes, what it is asked on its standard input, until that closes."""
     return subprocess.Popen(
         list(arguments),
         cwd=folder,
-        env=environment(),
+        env=environment(extra),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -86,7 +82,7 @@ def pump(
     process = subprocess.Popen(
         list(arguments),
         cwd=folder,
-        env=environment({**(extra or {}), STARTED_BY: str(os.getpid())}),
+        env=environment({**(extra or {}), descent.STARTED_BY: str(os.getpid())}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -121,9 +117,8 @@ def end(process: subprocess.Popen) -> None:
 
 
 def die_with_parent() -> None:
-    """In a child about to start: asks the kernel to end it when the parent's thread ends (Linux)."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """In a child about to start: asks the kernel to end it when the parent's thread ends."""
+    descent.die_with_parent(signal.SIGTERM)
 
 
 def _lasting(lines: list[str]) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import failures, process, versions, workspace
+from flows import failures, process, recorded, versions, workspace
 from otmf import errors, layout, ledger
+from otmf.environment import WARM
 
 EVERY = 1.0
 
@@ -30,7 +31,7 @@ def point(line: layout.Layout) -> int:
     """Brings the notice in line with the champion, whose files lie in a clone of its own; returns its version.
 
     Raises:
-        WorkspaceError: if the line has no version.
+        WorkspaceError: if the line has no version, or DVC's cache has not all of it.
     """
     records = [record for record in ledger.read(line.root) if record.statement.decision.version is not None]
     champion = versions.champion([record.statement.decision for record in records])
@@ -39,11 +40,11 @@ def point(line: layout.Layout) -> int:
             "expected a line with a version to serve; received one without; onboard a task first"
         )
     made = next(record for record in records if record.statement.decision.version == champion.version)
-    commit = versions.commit(line.root, champion.version)
-    found = workspace.at(line, commit, f"v{champion.version}")
+    found = recorded.clone(line, champion.version)
+    heads = found.heads(champion.step).relative_to(found.root).as_posix()
     content = {
         "root": str(found.root), "version": champion.version, "step": champion.step, "sha256": champion.sha256,
-        "record": made.name, "record_sha256": made.sha256,
+        "heads_sha256": recorded.digests(records, made)[heads], "record": made.name, "record_sha256": made.sha256,
     }  # fmt: skip
     text, path = json.dumps(content), notice(line)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -62,7 +63,7 @@ def serve(
     arguments = [str(notice(line)), str(log(line)), host, str(port), str(largest_mib), str(most)]
     server = subprocess.Popen(
         [sys.executable, "-m", "stages", "serve", *arguments],
-        cwd=line.root, env={**process.environment(), "OTMF_WARM": ""}, start_new_session=True, preexec_fn=process.die_with_parent,
+        cwd=line.root, env={**process.environment(), WARM: ""}, start_new_session=True, preexec_fn=process.die_with_parent,
     )  # fmt: skip
     head, said = None, ""
     try:

@@ -66,7 +66,7 @@ def _checks(
 def _git(found: checks.Examined) -> Iterator[checks.Check]:
     root = found.root
     try:
-        process.run(["git", "fsck", "--full", "--no-dangling", "--no-progress"], folder=root)
+        found.objects.check()
         yield checks.Check("git objects")
     except process.ProcessError as error:
         yield checks.Check("git objects", str(error))

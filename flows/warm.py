@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows import process
-
-VARIABLE = "OTMF_WARM"
+from otmf.environment import WARM
 
 
 @contextlib.contextmanager
@@ -21,8 +20,8 @@ def interpreter() -> Iterator[dict[str, str]]:
 
     Yields what the environment then says, for processes that are given another.
     """
-    if os.environ.get(VARIABLE):
-        yield {VARIABLE: os.environ[VARIABLE]}
+    if os.environ.get(WARM):
+        yield {WARM: os.environ[WARM]}
         return
     with tempfile.TemporaryDirectory(prefix="otmf-") as folder:
         path = str(Path(folder) / "warm")
@@ -36,10 +35,10 @@ def interpreter() -> Iterator[dict[str, str]]:
             cwd=folder,
         )
         try:
-            os.environ[VARIABLE] = path
-            yield {VARIABLE: path}
+            os.environ[WARM] = path
+            yield {WARM: path}
         finally:
-            os.environ.pop(VARIABLE, None)
+            os.environ.pop(WARM, None)
             server.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(5)

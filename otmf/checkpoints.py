@@ -21,6 +21,7 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 READ = tuple(
     name for name in _written.DTYPES if name[:2] not in ("C6", "F8")
 )  # eight bits mean nothing without their scales
+_PLAIN = {_written.DTYPES[name] for name in READ}
 
 
 class CheckpointError(ValueError):
@@ -137,7 +138,26 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
             f"expected a state dict of tensors in {path.name}; received something else; save the "
             "encoder's state_dict() with safetensors"
         )
+    for key, value in content.items():
+        if value.layout != torch.strided or value.is_meta or value.dtype not in _PLAIN:
+            kind = "without content" if value.is_meta else f"of {value.dtype}, {value.layout}"
+            raise CheckpointError(
+                f"expected plain tensors in {path.name}; received {str(key)[:80]} {kind}; convert the checkpoint"
+            )
     return {str(key): content[key] for key in sorted(content, key=str)}
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """A file of a folder that somebody brought, as it is.
+
+    Raises:
+        CheckpointError: if it is a link that leads out of the folder.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(
+            f"expected files of {folder.name} that lie in it; received {path.name}, a link that leads elsewhere; copy the file itself"
+        )
+    return path
 
 
 def check_finetuned(state: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], *, name: str) -> None:

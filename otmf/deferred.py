@@ -30,16 +30,16 @@ class Deferred:
     def __torch_function__(
         cls, function: Callable[..., Any], types: object, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+
+        def done(change: Callable[[Any], Any]) -> Any:
+            return function(*_each(args, change), **{key: _each(one, change) for key, one in (kwargs or {}).items()})
+
         if function in _OF_VALUES:
-            return function(*_each(args, made), **kwargs)
-        found = function(*_each(args, _meta), **kwargs)
+            return done(made)
+        found = done(_meta)
         if isinstance(found, Tensor):
-            return cls(found, lambda: function(*_each(args, made), **kwargs))
-        return type(found)(
-            cls(part, lambda place=place: function(*_each(args, made), **kwargs)[place])
-            for place, part in enumerate(found)
-        )
+            return cls(found, lambda: done(made))
+        return type(found)(cls(part, lambda place=place: done(made)[place]) for place, part in enumerate(found))
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.meta, name)

@@ -10,3 +10,5 @@ QUIET = {
 }
 # Set inside a git hook; they would lead our git elsewhere.
 FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+# Names the socket of a warm interpreter, for those who start DVC and stages.
+WARM = "OTMF_WARM"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from otmf import errors
+from otmf import descent, environment, errors
 from stages import _warm
 
 REFUSES = "OTMF_REFUSES"  # stages that a coordinator leaves to agents
@@ -26,14 +26,14 @@ NAMES = (
 
 
 def main() -> int:
-    _warm.die_with_parent()
+    descent.die_with_parent()
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print(
             f"expected a stage ({', '.join(NAMES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml", file=sys.stderr
         )
         return 2
-    owner = os.environ.get(_warm.STARTED_BY, "")
-    if owner.isdecimal() and _warm.outlived(int(owner)):
+    owner = os.environ.get(descent.STARTED_BY, "")
+    if owner.isdecimal() and descent.outlived(int(owner)):
         print(
             f"otmf: {sys.argv[1]}: expected the process that asked for it; received none, it has ended; run it again",
             file=sys.stderr,
@@ -46,7 +46,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return errors.TEMPORARY
-    socket = os.environ.get(_warm.VARIABLE)
+    socket = os.environ.get(environment.WARM)
     if socket:
         code = _warm.forward(socket, sys.argv[1:])
         if code is not None:

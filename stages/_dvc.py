@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from otmf import environment
 from stages import _warm
 
 
 def main() -> int:
-    socket = os.environ.get(_warm.VARIABLE)
+    socket = os.environ.get(environment.WARM)
     code = _warm.forward(socket, [_warm.DVC, *sys.argv[1:]]) if socket else None
     if code is None:
         os.execv(sys.executable, [sys.executable, "-m", "dvc", *sys.argv[1:]])

@@ -30,6 +30,7 @@ class Notice(BaseModel):
     version: int
     step: str
     sha256: str
+    heads_sha256: str
     record: str
     record_sha256: str
 
@@ -65,20 +66,21 @@ def load(notice: Notice) -> Loaded:
     """A version from the folder that a notice names.
 
     Raises:
-        ValueError: if the encoder's file is not the one that was recorded.
+        ValueError: if the encoder or the heads are not those that were recorded.
     """
     line = _params.read(Path(notice.root))
-    path = line.merged(notice.step) / "model.safetensors"
-    received = lineage.digest(path)
-    if received != notice.sha256:
-        raise ValueError(
-            f"expected the encoder of v{notice.version} with sha256 {notice.sha256[:16]}; received {received[:16]}; see what `otmf verify` says"
-        )
+    path, folder = line.merged(notice.step) / "model.safetensors", line.heads(notice.step)
+    for what, place, wanted in (("encoder", path, notice.sha256), ("heads", folder, notice.heads_sha256)):
+        received = lineage.digest(place)
+        if received != wanted:
+            raise ValueError(
+                f"expected the {what} of v{notice.version} with sha256 {wanted[:16]}; received {received[:16]}; see what `otmf verify` says"
+            )
     where = _encoder.device(line)
     state = _encoder.to(checkpoints.load(path), where)
     found = {}
     for task in line.tasks_until(notice.step):
-        head, _, classes = _files.load_head(line.heads(notice.step) / f"{task}.safetensors")
+        head, _, classes = _files.load_head(folder / f"{task}.safetensors")
         found[task] = (head, classes)
     return Loaded(notice, _encoder.open_backbone(line), state, found, where)
 
@@ -100,7 +102,10 @@ class Serving:
         except (OSError, ValueError) as error:
             self.trouble = errors.sentence(error)
             return
-        if (self.loaded is not None and wanted == self.loaded.notice) or wanted == self._refused:
+        if self.loaded is not None and wanted == self.loaded.notice:
+            self.trouble, self._refused = "", None
+            return
+        if wanted == self._refused:
             return
         try:
             found = load(wanted)

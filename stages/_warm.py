@@ -10,8 +10,8 @@ process that started the server (its standard input closes).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -19,54 +19,50 @@ import signal
 import socket
 import sys
 
-VARIABLE = "OTMF_WARM"
-STARTED_BY = "OTMF_STARTED_BY"  # the process whose stage this is, set by flows/process.py
+from otmf import descent
+
 DVC = "dvc"
-_PR_SET_PDEATHSIG = 1
 _LENGTH = 8
 
 
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent ends (Linux; elsewhere nothing happens)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def outlived(owner: int) -> bool:
-    """Whether the process `owner` is no longer among our ancestors: it, or one between, has ended (Linux; elsewhere False).
-
-    The kernel tells a child of its parent's death only if the child asked before it; one that asks afterwards looks.
-    """
-    found = os.getppid()
-    while sys.platform.startswith("linux") and found != owner:
-        try:
-            with open(f"/proc/{found}/stat", "rb") as stream:
-                found = int(stream.read().rpartition(b")")[2].split()[1])
-        except (OSError, IndexError):
-            return True
-        if found == 0:
-            return True
-    return False
-
-
 def forward(path: str, arguments: list[str]) -> int | None:
-    """Runs a stage in the warm interpreter at a socket; its exit code, or None where no interpreter answers."""
+    """Runs a stage in the warm interpreter at a socket; its exit code, or None where no interpreter answers.
+
+    Asked to end, it ends once what was forked for it has ended.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             connection.connect(path)
-        except OSError:
+            answer = _ask(connection, arguments)
+        except OSError:  # none is there, or it ended before it had read the request
             return None
-        request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
-        socket.send_fds(connection, [len(request).to_bytes(_LENGTH, "big")], [1, 2])
-        connection.sendall(request)
-        try:
-            answer = connection.recv(16)
         except KeyboardInterrupt:
+            _withdraw(connection)
             print(
                 f"otmf: {arguments[0]}: interrupted; nothing of it was kept; run it again", file=sys.stderr, flush=True
             )
             return 130
+        except SystemExit:
+            _withdraw(connection)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
         return int(answer) if answer else 1
+
+
+def _ask(connection: socket.socket, arguments: list[str]) -> bytes:
+    request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    socket.send_fds(connection, [len(request).to_bytes(_LENGTH, "big")], [1, 2])
+    connection.sendall(request)
+    return connection.recv(16)
+
+
+def _withdraw(connection: socket.socket) -> None:
+    """Takes a request back, and waits until what it had started has ended."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(16)
 
 
 def serve(path: str) -> None:
@@ -153,7 +149,7 @@ def _become(request: dict, streams: list[int]) -> None:
     """Turns the forked child into the stage; does not return."""
     code = 1
     try:
-        die_with_parent()
+        descent.die_with_parent()
         os.setsid()
         os.dup2(streams[0], 1)
         os.dup2(streams[1], 2)
@@ -176,7 +172,7 @@ def _run_as(name: str, arguments: list[str]) -> int:
     if name == DVC:
         from dvc.cli import main
 
-        os.environ[STARTED_BY] = str(os.getpid())  # its stages end with it, as it does with the one that asked
+        os.environ[descent.STARTED_BY] = str(os.getpid())  # its stages end with it, as it does with the one that asked
         return main(arguments)
     from stages import _run
 
@@ -195,19 +191,20 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def _preload() -> None:
-    """Imports what DVC, which comes first, and the stages after it use."""
-    import dvc.cachemgr
-    import dvc.cli.parser
-    import dvc.dirs
-    import dvc.repo.open_repo
-    import dvc.utils.strictyaml
+    """Imports what DVC, which comes first, and the stages after it use.
+
+    DVC's own modules have other names in other versions: what is not there is imported by what needs it.
+    """
+    for name in ("cachemgr", "cli.parser", "dirs", "repo.open_repo", "utils.strictyaml"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"dvc.{name}")
+    with contextlib.suppress(ImportError, AttributeError):
+        importlib.import_module("dvc.cli.parser").get_main_parser()
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     from otmf import finetuning, fusion, methods  # noqa: F401
     from stages import _encoder, _run, _tracking, evaluate, extract, finetune, head_tune, merge_step, pretrained  # noqa: F401
-
-    dvc.cli.parser.get_main_parser()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ TORCH_FREE = {
     "errors",
     "gate",
     "datasets",
+    "descent",
     "differences",
     "environment",
     "gathering",

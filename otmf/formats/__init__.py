@@ -69,8 +69,12 @@ def read(
         CheckpointError: if it is none of these, is damaged, or is another encoder; naming what is at fault.
     """
     if path.is_dir() and lora.is_adapter(path):
-        factors = lora.read(path)
-        return _adapted(factors, base)
+        if missing or ignored:
+            raise checkpoints.CheckpointError(
+                "expected an adapter with nothing under `missing` and `ignored`, since what it has no factors for stays as in the base; received "
+                f"{', '.join([*missing, *ignored][:3])}; take them out of the card"
+            )
+        return _adapted(lora.read(path), base)
     state, form = _tensors(_place(path))
     found = named(state, base=base, form=form, missing=missing, ignored=ignored, canonical=canonical)
     return replace(found, state=whole(found.state))
@@ -95,6 +99,7 @@ def named(
         if kept and all(key.startswith(wrapper) for key in kept):
             kept = {key.removeprefix(wrapper): value for key, value in kept.items()}
     if hugging_face.speaks(kept) and "conv1.weight" in base:
+        left_out += filter(hugging_face.of_text, kept)
         try:
             kept = hugging_face.to_open_clip(kept, base=base)
         except ValueError as error:
@@ -125,16 +130,12 @@ def _place(path: Path) -> Path:
         indices = sorted(path.glob(f"*{sharded.SUFFIX}"))
         files = sorted(one for one in path.iterdir() if one.suffix.lower() in (".safetensors", *checkpoints.PICKLES))
         if len(indices) == 1:
-            return indices[0]
+            return checkpoints.inside(indices[0], path)
         if len(files) != 1:
             raise checkpoints.CheckpointError(
                 f"expected one file of weights, or an index of several, in {path.name}; received {len(files)}; name the file itself"
             )
-        if not files[0].resolve().is_relative_to(path.resolve()):
-            raise checkpoints.CheckpointError(
-                f"expected the file of weights in {path.name}; received a link that leads outside; copy the file"
-            )
-        return files[0]
+        return checkpoints.inside(files[0], path)
     return path
 
 

@@ -48,7 +48,13 @@ def to_open_clip(state: Mapping[str, Tensor], *, base: Mapping[str, Tensor]) -> 
     Raises:
         ValueError: naming the first tensors that have no place in a vision tower, or that are missing.
     """
-    inside = {key.removeprefix(PREFIX): value for key, value in state.items() if not _of_text(key)}
+    given = [key for key in state if not of_text(key)]
+    inside = {key.removeprefix(PREFIX): state[key] for key in given}
+    if len(inside) < len(given):
+        doubled = sorted(key for key in given if PREFIX + key in state)
+        raise ValueError(
+            f"expected each tensor once; received {doubled[0]} with and without {PREFIX}; save the model again"
+        )
     inside.pop(_BUFFER, None)
     found: dict[str, Tensor] = {}
     if PROJECTION in inside:
@@ -72,6 +78,11 @@ def to_open_clip(state: Mapping[str, Tensor], *, base: Mapping[str, Tensor]) -> 
         if set(parts) != set("qkv"):
             raise ValueError(
                 f"expected queries, keys and values of layer {number}; received {', '.join(sorted(parts))} alone; save the whole model"
+            )
+        if len({part.shape for part in parts.values()}) > 1:
+            shapes = ", ".join(str(tuple(parts[part].shape)) for part in "qkv")
+            raise ValueError(
+                f"expected queries, keys and values of layer {number} of one shape; received {shapes}; save the model again"
             )
         found[f"transformer.resblocks.{number}.attn.in_proj_{kind}"] = torch.cat([parts[part] for part in "qkv"])
     if inside:
@@ -108,5 +119,6 @@ def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(sorted(found.items()))
 
 
-def _of_text(key: str) -> bool:
+def of_text(key: str) -> bool:
+    """Whether a tensor of a whole CLIPModel is not of its vision tower."""
     return key.startswith(("text_model.", "text_projection.")) or key == "logit_scale"

@@ -14,6 +14,9 @@ from torch import Tensor
 from otmf import checkpoints
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NAME = re.compile(r"[\w.]+")
+# Where an adapter may have begun that leaves the base as it was; the others (pissa, olora, loftq, ...) take from the base what they put into the factors.
+_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 
 
@@ -33,6 +36,12 @@ class Factors:
     scale: float
     transposed: bool
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the whole difference; of a convolution, with its inputs and places in one."""
+        inputs, outputs = self.down.shape[1], self.up.shape[0]
+        return (inputs, outputs) if self.transposed else (outputs, inputs)
+
     def expand(self) -> Tensor:
         """The whole difference, of the weight's shape."""
         whole = self.scale * (self.up.double() @ self.down.double())
@@ -48,26 +57,38 @@ def read(folder: Path) -> dict[str, Factors]:
     """Weight -> its factors.
 
     Raises:
-        CheckpointError: if the adapter is of another kind than LoRA, has factors without their other half, or changes what
-            factors do not hold.
+        CheckpointError: if the adapter is of another kind than LoRA, has factors without their other half, changes what
+            factors do not hold, or has files elsewhere.
     """
-    config = _config(folder / CONFIG)
+    config = _config(checkpoints.inside(folder / CONFIG, folder))
     parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in checkpoints.load(folder / WEIGHTS).items():
+    embeddings: set[str] = set()
+    for key, tensor in checkpoints.load(checkpoints.inside(folder / WEIGHTS, folder)).items():
         match = _KEY.fullmatch(key)
         if match is None:
             raise checkpoints.CheckpointError(
                 f"expected factors of low rank alone in {WEIGHTS}; received {key}; save the merged model (merge_and_unload) instead"
             )
         name, embedding, half = match.groups()
-        parts.setdefault(name, {})[half] = tensor.T if embedding else tensor
+        if tensor.ndim < 2:
+            raise checkpoints.CheckpointError(
+                f"expected factors of two dimensions or more in {WEIGHTS}; received {key} of shape {tuple(tensor.shape)}; copy the adapter again"
+            )
+        if (
+            embedding
+        ):  # its A is (rank, tokens), its B (width, rank), and the weight (tokens, width): the other way round
+            embeddings.add(name)
+            half, tensor = "BA"["AB".index(half)], tensor.T
+        parts.setdefault(name, {})[half] = tensor
     found = {}
     for name, halves in sorted(parts.items()):
         if set(halves) != {"A", "B"}:
             raise checkpoints.CheckpointError(
                 f"expected both factors of {name}; received {', '.join(sorted(halves))} alone; copy the adapter again"
             )
-        found[f"{name}.weight"] = _factors(name, halves, config)
+        found[f"{name}.weight"] = _factors(
+            name, halves, config, transposed=bool(config.get("fan_in_fan_out")) and name not in embeddings
+        )
     if not found:
         raise checkpoints.CheckpointError(f"expected factors in {WEIGHTS}; received none; train the adapter first")
     return found
@@ -85,17 +106,16 @@ def apply(factors: Mapping[str, Factors], base: Mapping[str, Tensor]) -> dict[st
             raise checkpoints.CheckpointError(
                 f"expected an adapter of this line's encoder; received factors of {key}, which it has not; bring one of the same encoder"
             )
-        added = found.expand()
-        if added.numel() != base[key].numel():
+        wanted = base[key].shape if base[key].ndim < 2 else base[key].flatten(1).shape
+        if found.shape != tuple(wanted):  # before the product, which can be far larger than the file
             raise checkpoints.CheckpointError(
-                f"expected factors for {key} of shape {tuple(base[key].shape)}; received {tuple(added.shape)}; bring an adapter of the "
-                "same encoder"
+                f"expected factors for {key} of shape {tuple(wanted)}; received {found.shape}; bring an adapter of the same encoder"
             )
-        state[key] = (base[key].float() + added.view(base[key].shape)).to(base[key].dtype)
+        state[key] = (base[key].float() + found.expand().view(base[key].shape)).to(base[key].dtype)
     return state
 
 
-def _factors(name: str, halves: Mapping[str, Tensor], config: Mapping[str, Any]) -> Factors:
+def _factors(name: str, halves: Mapping[str, Tensor], config: Mapping[str, Any], *, transposed: bool) -> Factors:
     down, up = (halves[half].float().flatten(1) for half in "AB")
     if down.shape[0] != up.shape[1]:
         raise checkpoints.CheckpointError(
@@ -104,6 +124,8 @@ def _factors(name: str, halves: Mapping[str, Tensor], config: Mapping[str, Any])
     rank = down.shape[0]
     try:
         alpha = _of(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
+    except checkpoints.CheckpointError:
+        raise
     except (ValueError, TypeError) as error:
         raise checkpoints.CheckpointError(
             f"expected alpha of {name} as a number in {CONFIG}; received {error}; save the adapter anew"
@@ -113,13 +135,23 @@ def _factors(name: str, halves: Mapping[str, Tensor], config: Mapping[str, Any])
             f"expected factors of rank 1 or more for {name}; received rank 0; save the adapter anew"
         )
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return Factors(down, up, float(scale), bool(config.get("fan_in_fan_out")))
+    return Factors(down, up, float(scale), transposed)
 
 
 def _of(patterns: object, name: str, otherwise: float) -> float:
-    """The value that an adapter has for one layer: PEFT takes the first pattern that the end of its name matches."""
+    """The value that an adapter has for one layer: of the first of its names that the layer's ends with.
+
+    PEFT takes these names as regular expressions. One that is more than a name is refused: an expression of somebody else's is
+    not run here.
+    """
     for pattern, value in (patterns or {}).items() if isinstance(patterns, dict | None) else ():
-        if name == pattern or name.endswith(f".{pattern}"):
+        plain = pattern.replace("\\.", ".")
+        if not _NAME.fullmatch(plain):
+            raise checkpoints.CheckpointError(
+                f"expected names of layers under alpha_pattern in {CONFIG}; received the expression {pattern[:60]!r}; save the merged "
+                "model (merge_and_unload) instead"
+            )
+        if name == plain or name.endswith(f".{plain}"):
             return float(value)
     return float(otherwise)
 
@@ -130,10 +162,16 @@ def _config(path: Path) -> dict[str, Any]:
         kind = config["peft_type"]
         other = [key for key in ("use_dora", "modules_to_save", "trainable_token_indices") if config.get(key)]
         plain = config.get("bias", "none") == "none"
+        beginning = config.get("init_lora_weights", True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise checkpoints.CheckpointError(
             f"expected PEFT's configuration in {path.name}; received another document; save the adapter anew"
         ) from error
+    if kind == "LORA" and beginning not in _BEGINNINGS:
+        raise checkpoints.CheckpointError(
+            f"expected an adapter to this line's base as it is; received one whose beginning ({str(beginning)[:40]}) changed the base; save the "
+            "merged model (merge_and_unload) instead"
+        )
     if kind != "LORA" or other or not plain:
         said = kind if kind != "LORA" else ", ".join(other) or f"bias: {config['bias']}"
         raise checkpoints.CheckpointError(

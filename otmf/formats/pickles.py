@@ -10,6 +10,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,7 +119,9 @@ def read(path: Path) -> dict[str, Tensor]:
                 one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()
             ):
                 raise ValueError("more than the structure of a model")
-            found = _Reader(archive.read(info), archive, names[0].removesuffix("data.pkl")).load()
+            content = archive.read(info)
+            _check_memo(content)
+            found = _Reader(content, archive, names[0].removesuffix("data.pkl")).load()
     except (
         zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError,
         RuntimeError, RecursionError, MemoryError, ImportError, UnicodeDecodeError, OverflowError, NotImplementedError,
@@ -136,6 +139,13 @@ def read(path: Path) -> dict[str, Tensor]:
             f"expected a model with parameters in {path.name}; received an object without; save its state_dict() with safetensors"
         )
     return dict(sorted(tensors.items()))
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuses a place in the memo beyond those that are taken in turn: the reader makes room for all below it."""
+    for count, (code, argument, _) in enumerate(pickletools.genops(content)):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise pickle.UnpicklingError("a memo with places that nothing takes")
 
 
 def _tensors(found: object, place: str, depth: int, left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
@@ -177,7 +187,7 @@ def _tensor(storage: object, offset: int, size: tuple, stride: tuple, *_: object
         or math.prod(size) > max(count, 1)
     ):
         raise pickle.UnpicklingError("a tensor that reaches beyond its storage")
-    return storage.flat.as_strided(tuple(size), tuple(stride), offset).clone()
+    return storage.flat.as_strided(tuple(size), tuple(stride), offset)  # no copy: many names may share one storage
 
 
 def _parameter(data: object, *_: object) -> object:

@@ -37,14 +37,13 @@ def shards(index: Path) -> dict[str, Path]:
         raise checkpoints.CheckpointError(
             f"expected an index of shards with `weight_map` in {index.name}; received another document ({reason}); save it anew"
         ) from error
-    folder = index.parent.resolve()
     paths = {name: index.parent / name for name in set(named.values())}
     for name, path in sorted(paths.items()):
-        if Path(name).name != name or not path.resolve().is_relative_to(folder):
+        if Path(name).name != name:
             raise checkpoints.CheckpointError(
                 f"expected shards beside {index.name}; received {name!r}, which leads elsewhere; put them together"
             )
-        if not path.is_file():
+        if not checkpoints.inside(path, index.parent).is_file():
             raise checkpoints.CheckpointError(
                 f"expected the shard {name} beside {index.name}; received none; copy the checkpoint again"
             )

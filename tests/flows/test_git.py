@@ -76,3 +76,34 @@ def test_object_that_git_cannot_read_is_an_error_and_the_next_is_read(repository
         with pytest.raises(process.ProcessError, match=f"blob {name}"):
             objects.blob(name)
         assert objects.blob("HEAD:deep/c.txt") == b"two\n\n"
+
+
+def test_parents_that_a_graft_would_give_are_not_followed(repository) -> None:
+    last = git.run(repository, "rev-parse", "HEAD").strip()
+    git.run(repository, "checkout", "--quiet", "--orphan", "other")
+    git.run(repository, "commit", "--quiet", "--message", "apart")
+    alone = git.run(repository, "rev-parse", "HEAD").strip()
+    (repository / ".git/info").mkdir(exist_ok=True)
+    (repository / ".git/info/grafts").write_text(f"{alone} {last}\n")
+    with git.Objects(repository) as objects:
+        assert objects.history() == {alone}
+
+
+def test_command_that_the_folder_names_for_what_is_missing_is_not_run(repository, tmp_path_factory) -> None:
+    ran = tmp_path_factory.mktemp("elsewhere") / "ran"
+    with git.Objects(repository) as objects:
+        name = objects.tree("HEAD")["a.txt"]
+    (repository / ".git/objects" / name[:2] / name[2:]).unlink()
+    for key, value in (
+        ("core.repositoryformatversion", "1"),
+        ("extensions.partialClone", "there"),
+        ("remote.there.url", str(repository / "nothing")),
+        ("remote.there.promisor", "true"),
+        ("remote.there.uploadpack", f"touch {ran};false"),
+    ):
+        git.run(repository, "config", key, value)
+    with git.Objects(repository) as objects, pytest.raises(process.ProcessError):
+        objects.blob(name)
+    assert not ran.exists()
+    subprocess.run(["git", "cat-file", "blob", name], cwd=repository, capture_output=True, check=False)
+    assert ran.exists(), "git itself would have run it"

@@ -79,3 +79,13 @@ def test_what_is_refused_leaves_no_file(states, tmp_path, change, said) -> None:
     with pytest.raises(ValueError, match=said.replace("(", r"\(").replace(")", r"\)")):
         extraction.extract(finetuned, base, tmp_path / "out", name="the expert")
     assert not list(tmp_path.iterdir())
+
+
+def test_values_named_by_keyword_are_deferred_as_well() -> None:
+    one, two = (
+        Deferred(torch.empty(2, device="meta"), lambda value=value: torch.full((2,), value)) for value in (1.0, 2.0)
+    )
+    found = torch.add(input=one, other=two, alpha=2)
+    assert isinstance(found, Deferred)
+    assert torch.equal(found.make(), torch.full((2,), 5.0))
+    assert torch.equal(input=two, other=torch.full((2,), 2.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -171,19 +172,23 @@ def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) 
     assert httpx.post(f"{url}/predict/second", content=picture()).status_code == 200
 
 
-def test_version_whose_file_was_altered_does_not_serve(otmf, root, url) -> None:
-    clone = root / ".otmf/versions/v1"
-    model = clone / "data/models/merged/s01/model.safetensors"
-    content = model.read_bytes()
-    model.unlink()
-    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+@pytest.mark.parametrize(
+    ("file", "what"), [("heads/s01/first.safetensors", "heads"), ("merged/s01/model.safetensors", "encoder")]
+)
+def test_version_whose_file_was_altered_does_not_serve(otmf, root, url, file, what) -> None:
+    path = root / ".otmf/versions/v1/data/models" / file
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     otmf("rollback", "v1", "--reason", "to see it refused", "--line", root)
     production.until(
-        lambda: "expected the encoder of v1 with sha256" in httpx.get(f"{url}/ready").json()["trouble"], 60
+        lambda: f"expected the {what} of v1 with sha256" in httpx.get(f"{url}/ready").json()["trouble"], 60
     )
     assert httpx.get(f"{url}/ready").json()["version"] == 2
     assert httpx.post(f"{url}/predict/first", content=picture()).headers["x-otmf-version"] == "v2"
     otmf("rollback", "v2", "--reason", "back", "--line", root)
+    path.unlink()
+    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +265,19 @@ def test_imported_checkpoint_is_the_one_that_was_exported(otmf, root, tmp_path) 
     assert head.count("expected") == 1
     assert "tensors of this line's encoder" in head
     assert not (tmp_path / "two.safetensors").exists()
+
+
+def test_export_refuses_a_version_whose_files_are_not_those_recorded(otmf, root, tmp_path) -> None:
+    otmf("export", tmp_path / "one", "--version", "v1", "--line", root)
+    head = root / ".otmf/versions/v1/data/models/heads/s01/first.safetensors"
+    content = head.read_bytes()
+    head.unlink()
+    head.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    said = otmf("export", tmp_path / "two", "--version", "v1", "--line", root, code=1).stderr
+    assert "expected data/models/heads/s01 of v1 with sha256" in said
+    assert not (tmp_path / "two").exists()
+    shutil.rmtree(head.parent)  # as where the cache did not hold it yet
+    otmf("export", tmp_path / "two", "--version", "v1", "--line", root)
+    assert (tmp_path / "two/heads/first.safetensors").read_bytes() == (
+        tmp_path / "one/heads/first.safetensors"
+    ).read_bytes()

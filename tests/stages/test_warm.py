@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import pytest
 
 from flows import process, warm
 from otmf import errors
+from otmf.environment import WARM
 from tests import makers
 
 
@@ -96,6 +99,41 @@ def test_what_was_asked_for_dies_with_the_process_that_asked(root, environment, 
         params.write_text(before)
 
 
+def test_what_is_asked_to_end_ends_after_what_it_had_asked_for(root, environment, tmp_path) -> None:
+    params = root / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("epochs: 1", "epochs: 5000"))
+    told = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    command = [sys.executable, "-m", "stages._dvc", "repro", "--single-item", "pretrained"]
+    try:
+        client = subprocess.Popen(command, cwd=root, env=process.environment(told), stdout=subprocess.PIPE, text=True)
+        assert any("epoch 1/5000" in line for line in client.stdout)
+        dvc = min(found for found in working(root) if found != client.pid)
+        client.terminate()
+        assert client.wait(10) == 143
+        assert dvc not in working(root)
+    finally:
+        client.stdout.close()
+        params.write_text(before)
+
+
+def test_request_that_an_ending_interpreter_did_not_read_is_run_cold(root, tmp_path) -> None:
+    path = str(tmp_path / "ending")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        command = [sys.executable, "-m", "stages", "evaluate", "s07"]
+        asked = subprocess.Popen(
+            command, cwd=root, env=process.environment({WARM: path}), stderr=subprocess.PIPE, text=True
+        )
+        select.select([listener], [], [], 60)
+        time.sleep(0.5)
+    said = asked.communicate(timeout=120)[1]
+    assert asked.returncode == 1
+    assert said.startswith("otmf: ")
+    assert "Traceback" not in said
+
+
 def working(root) -> list[int]:
     """Processes whose current folder is the line's."""
     found = []
@@ -109,7 +147,7 @@ def working(root) -> list[int]:
 
 
 def test_socket_is_open_to_its_owner_alone(environment) -> None:
-    assert os.stat(environment[warm.VARIABLE]).st_mode & 0o077 == 0
+    assert os.stat(environment[WARM]).st_mode & 0o077 == 0
 
 
 def test_stage_that_starts_after_its_owner_ended_does_not_begin(root) -> None:

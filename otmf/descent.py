@@ -1,0 +1,36 @@
+"""Which process asked for which, and how those that were asked for end with it (Linux; elsewhere nothing of it happens)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+STARTED_BY = "OTMF_STARTED_BY"  # the process whose stage one is
+_LINUX = sys.platform.startswith("linux")
+_LIBC = ctypes.CDLL(None) if _LINUX else None  # loaded before any fork
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
+    """Asks the kernel to send this process a signal when the thread that started it ends."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, sign)
+
+
+def outlived(owner: int) -> bool:
+    """Whether the process `owner` is no longer among our ancestors: it, or one between, has ended.
+
+    The kernel tells a child of its parent's death only if the child asked before it; one that asks afterwards looks.
+    """
+    found = os.getppid()
+    while _LINUX and found != owner:
+        try:
+            with open(f"/proc/{found}/stat", "rb") as stream:
+                found = int(stream.read().rpartition(b")")[2].split()[1])
+        except (OSError, IndexError):
+            return True
+        if found == 0:
+            return True
+    return False
