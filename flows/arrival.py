@@ -46,7 +46,7 @@ def arrive(root: str, submission: str) -> Onboarded | None:
             get_run_logger().info(f"{name} was dealt with before")
             return None
         with recovery.free(line, "arrivals") as at_once:
-            if at_once:
+            if at_once and _first(line, name):
                 return _deal(line, name)
         _ahead(line, name)
         with workspace.locked(line, patience=PATIENCE, name="arrivals"):
@@ -72,6 +72,12 @@ def sweep(root: str) -> list[str]:
                 if at_once:
                     _deal(line, left[-1])
         return left + fresh
+
+
+def _first(line: layout.Layout, name: str) -> bool:
+    """Whether nothing that is due comes before a submission: else it is trained while that is dealt with."""
+    due = [other for other, place in inbox.waiting(line) if place.due <= datetime.now(UTC) or other == name]
+    return due[:1] in ([], [name])
 
 
 def _tidy(line: layout.Layout) -> None:

@@ -82,3 +82,18 @@ def test_agent_removes_the_clones_of_its_dead_alone(line) -> None:
         agents._tidy(line)
     assert not dead.exists()
     assert living.exists()
+
+
+def test_later_submission_that_comes_first_trains_before_it_deals_with_the_earlier(line, tmp_path, monkeypatch) -> None:
+    done = []
+    monkeypatch.setattr(arrival.workspace, "open_line", lambda root: layout.Layout(root))
+    monkeypatch.setattr(arrival, "_ahead", lambda _, name: done.append(("ahead", name)))
+    monkeypatch.setattr(arrival, "_deal", lambda _, name: done.append(("deal", name)))
+    first, second = (
+        inbox.deliver(line, makers.card(tmp_path / name, name, seed=seed)) for seed, name in enumerate(("ant", "bee"))
+    )
+    for name in (first, second):
+        inbox.accept(line, name)
+    arrival.arrive.fn(str(line.root), second)
+    arrival.arrive.fn(str(line.root), first)
+    assert done == [("ahead", second), ("deal", second), ("deal", first)]
