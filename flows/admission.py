@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flows import encoders, repro, workspace
+from flows import encoders, fetching, repro, workspace
 from otmf import cards, datasets, gathering, layout, lineage, settings, splits
 
 
@@ -75,7 +75,8 @@ def prepare(
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
         entry, merged = entries(params.defaults, card)
-        gathering.gather(card, card_path.resolve().parent, aside)
+        with fetching.brought(line, card, card_path.resolve().parent) as (found, base):
+            gathering.gather(found, base, aside)
         if known and _same(line, card, aside):
             return None
         loaded = datasets.load(aside)

@@ -291,6 +291,25 @@ def compare(
         out.print(comparison.table(found))
 
 
+@app.command()
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="Such as paper-vit-b-32; or a file of your own, as FILE.yaml-MODEL.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the line and the tables; an earlier run there goes on.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets; what torchvision may download is put there.")
+    ] = None,
+    orders: Annotated[
+        int | None, typer.Option(min=1, max=10, help="Number of task orders; the recipe's otherwise.")
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
+) -> None:
+    """Follow a published protocol: fine-tune each task, merge in several orders by every method, print tables like the paper's."""
+    from flows import reproduce as protocol
+
+    with clear_failures():
+        protocol.run(recipe, folder, out, data=data, orders=orders, tasks=tasks)
+
+
 @app.command("import")
 def import_(
     source: Annotated[

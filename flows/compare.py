@@ -57,15 +57,19 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None]) -> None
 
 
 def summary(line: layout.Layout) -> list[dict[str, Any]]:
+    """The rows of the line's comparison."""
+    return rows(json.loads((line.root / RESULT).read_text(encoding="utf-8")))
+
+
+def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per method and heads: what it sees, mean and deviation over orders of ACC, BWT and normalised accuracy."""
-    found = json.loads((line.root / RESULT).read_text(encoding="utf-8"))
     finetuned = {task: scores["finetuned"] for task, scores in found["references"].items()}
-    rows = []
+    shown = []
     for name, heads in dict.fromkeys((row["method"], row["heads"]) for row in found["rows"]):
         own = [row for row in found["rows"] if (row["method"], row["heads"]) == (name, heads)]
         able = [task for task, accuracy in finetuned.items() if accuracy > 0]
         normalised = [mean(row["final"][task] / finetuned[task] for task in able) for row in own] if able else []
-        rows.append(
+        shown.append(
             {
                 "method": name,
                 "sees": own[0]["sees"],
@@ -77,7 +81,7 @@ def summary(line: layout.Layout) -> list[dict[str, Any]]:
                 "final": {task: mean(row["final"][task] for row in own) for task in finetuned},
             }
         )
-    return rows
+    return shown
 
 
 def references(line: layout.Layout) -> dict[str, dict[str, float]]:

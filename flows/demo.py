@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import compare, report, server, staleness, warm, workspace
+from flows import compare, report, series, staleness, warm, workspace
 from otmf import layout, settings
 
 TASKS = ("digits", "photos", "glyphs", "shapes", "textures")
@@ -59,16 +59,7 @@ def _complete(line: layout.Layout) -> bool:
 def _complete_now(line: layout.Layout, out: Console) -> None:
     missing = _missing(line)
     if missing:
-        _onboard(line, missing, out)
+        series.onboard(line, [card(task) for task in missing], out)
     if not compared(line):
         out.rule(f"Every method of the table, {ORDERS} task orders")
         compare.run(line, orders=ORDERS, log=out.print)
-
-
-def _onboard(line: layout.Layout, tasks: list[str], out: Console) -> None:
-    with server.connected(line):
-        from flows.onboard import onboard  # Prefect reads its settings when it is imported
-
-        for task in tasks:
-            out.rule(f"Task {task} arrives")
-            onboard(str(line.root), str(card(task)))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from flows import workspace
+from flows import fetching, workspace
 from otmf import cards, gathering, layout, lineage
 
 CARD = "card.yaml"
@@ -76,9 +76,14 @@ def deliver(line: layout.Layout, card_path: Path) -> str:
 
     Raises:
         CardError: if the card does not hold up, or refers to what is not there.
+        ProcessError: if its data cannot be fetched.
     """
-    card = cards.read(card_path)
-    base, part = card_path.resolve().parent, line.private / "delivery"
+    part = line.private / "delivery"
+    with fetching.brought(line, cards.read(card_path), card_path.resolve().parent) as (card, base):
+        return _delivered(line, card, base, part)
+
+
+def _delivered(line: layout.Layout, card: cards.Card, base: Path, part: Path) -> str:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:

@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from otmf import packaged
+
 MAX_CARD_BYTES = 1 << 20
 MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
@@ -99,6 +101,7 @@ class Columns(_Strict):
 
 
 TABLES = ("csv", "parquet", "jsonl")
+PACKAGED = "torchvision"
 PROMPTS = {"images": ("a photo of a {}.",), "texts": ("{}",)}
 
 
@@ -106,16 +109,22 @@ class Card(_Strict):
     """One task: its name, where its images or texts come from, and what may be said about it.
 
     `source` is, of images, `npz` (arrays train_x, train_y, test_x, test_y), `folder` (train/<class>/*.png, test/<class>/*.png) or
-    `embedded` (a task that ships with otmf, named by `path`); of texts `csv`, `parquet` or `jsonl`: a table, or a folder with
+    `embedded` (a task that ships with otmf, named by `path`), or `torchvision` (its data set of the name `dataset`, in the folder
+    `path`, where it is downloaded to if it is not there); of texts `csv`, `parquet` or `jsonl`: a table, or a folder with
     one for each part, whose `columns` can be named. Paths are relative to the card's own folder.
     With `checkpoint`, nothing is trained: `train` inputs then serve the merge alone and need no labels.
+
+    Attributes:
+        folders: of source `folder`, the names of the classes' folders, where they are not the classes' own.
     """
 
     name: Slug
-    source: Literal["npz", "folder", "embedded", "csv", "parquet", "jsonl"]
+    source: Literal["npz", "folder", "embedded", "torchvision", "csv", "parquet", "jsonl"]
     path: str
+    dataset: str | None = None
     columns: Columns = Columns()
     classes: tuple[ClassName, ...] | None = None
+    folders: tuple[ClassName, ...] = ()
     prompts: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     title: str = ""
@@ -129,14 +138,41 @@ class Card(_Strict):
     @model_validator(mode="after")
     def _classes_are_distinct(self) -> Card:
         if self.classes is None:
-            if self.source == "folder":
-                raise ValueError("expected `classes`, one name per folder of images; received none; list them")
+            if self.source in ("folder", PACKAGED):
+                what = "folder of images" if self.source == "folder" else "label"
+                raise ValueError(f"expected `classes`, one name per {what}; received none; list them")
             return self
         doubled = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if doubled:
             raise ValueError(f"expected distinct classes; received {doubled[:3]} more than once; name each class once")
         if len(self.classes) < 2:
             raise ValueError(f"expected at least 2 classes; received {len(self.classes)}; a task tells classes apart")
+        return self
+
+    @model_validator(mode="after")
+    def _folders_are_of_classes(self) -> Card:
+        if not self.folders:
+            return self
+        if self.source != "folder" or len(self.folders) != len(self.classes or ()):
+            raise ValueError(
+                f"expected `folders` with source folder alone, one for each of {len(self.classes or ())} classes; received "
+                f"{len(self.folders)} with source {self.source}; mend them"
+            )
+        if len(set(self.folders)) < len(self.folders):
+            raise ValueError("expected distinct `folders`; received one twice; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _dataset_is_of_torchvision(self) -> Card:
+        if (self.source == PACKAGED) != (self.dataset is not None):
+            raise ValueError(
+                f"expected `dataset` with source {PACKAGED}, and only there; received {self.dataset!r} with source {self.source}; mend the card"
+            )
+        if self.dataset is not None and self.dataset not in packaged.DATASETS:
+            raise ValueError(
+                f"expected a data set of torchvision ({', '.join(packaged.DATASETS)}); received {_SHOWN.repr(self.dataset)}; choose one of them, or "
+                "bring the pictures as a folder"
+            )
         return self
 
     @property

@@ -58,7 +58,8 @@ def load(folder: Path) -> Task:
     """
     description = describe(folder)
     classes = tuple(description["classes"])
-    train, test = texts.sets(folder) if (folder / texts.ROWS).exists() else images.sets(folder, classes)
+    folders = tuple(description.get("folders", classes))
+    train, test = texts.sets(folder) if (folder / texts.ROWS).exists() else images.sets(folder, folders)
     return Task(description["name"], classes, tuple(description["prompts"]), train, test)
 
 

@@ -59,11 +59,11 @@ def train(
     optimisers = _optimisers(trained, options)
     generator = torch.Generator().manual_seed(options.seed)
     batches = max(1, len(inputs) // options.batch_size)
-    total = options.epochs * batches
-    for epoch in range(options.epochs):
+    total = options.steps or options.epochs * batches
+    for epoch in range(epochs(options, len(inputs))):
         order = torch.randperm(len(inputs), generator=generator)
-        losses = 0.0
-        for batch in range(batches):
+        losses, left = 0.0, min(batches, total - epoch * batches)
+        for batch in range(left):
             chosen = order[batch * options.batch_size : (batch + 1) * options.batch_size]
             moved = inputs[chosen]
             if vary is not None:
@@ -81,8 +81,14 @@ def train(
         if not math.isfinite(losses):
             raise ValueError(f"expected a finite loss; received {losses} in epoch {epoch + 1}; lower the learning rate")
         if report is not None:
-            report(epoch + 1, losses / batches)
+            report(epoch + 1, losses / left)
     return {key: value.detach() for key, value in trained.items()}
+
+
+def epochs(options: settings.Training, count: int) -> int:
+    """How many epochs a training run of `count` inputs has, the last of them begun."""
+    batches = max(1, count // options.batch_size)
+    return math.ceil(options.steps / batches) if options.steps else options.epochs
 
 
 def rate_factor(step: int, total: int, *, warmup: float) -> float:

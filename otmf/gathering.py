@@ -54,6 +54,8 @@ def gather(card: cards.Card, base: Path, folder: Path) -> None:
         "checkpoint": None,
         "head": None,
     }
+    if card.folders:
+        description["folders"] = list(card.folders)
     if card.checkpoint is not None:
         description.update(copy_checkpoint(card, base, folder))
         patterns = {"missing": card.checkpoint.missing, "ignored": card.checkpoint.ignored}
@@ -152,6 +154,11 @@ def resolve(card: cards.Card, base: Path) -> Path:
                 f"expected an embedded task ({', '.join(embedded.names())}); received {card.path!r}; choose one of them"
             )
         return Path(card.path)
+    if card.source == cards.PACKAGED:
+        raise cards.CardError(
+            f"expected data as files or arrays; received the card {card.name} of torchvision's {card.dataset}; take it to `otmf onboard` or `otmf "
+            "submit`, which fetch the data first"
+        )
     source = (base / card.path).resolve()
     if not source.exists():
         raise cards.CardError(
@@ -168,7 +175,7 @@ def resolve(card: cards.Card, base: Path) -> Path:
 
 def _copy_pictures(source: Path, folder: Path, card: cards.Card) -> None:
     for part in ("train", "test"):
-        found = images.file_set(source / part, card.classes)
+        found = images.file_set(source / part, card.folders or card.classes)
         for file in found.files:
             target = folder / part / file.relative_to(source / part)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -147,11 +147,15 @@ def _fingerprint(pixels: Array) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def sets(folder: Path, classes: tuple[str, ...]) -> tuple[ArrayImages | FileImages, ArrayImages | FileImages]:
-    """Train and test images in a gathered folder. Raises CardError if files are missing or arrays are malformed."""
+def sets(folder: Path, folders: tuple[str, ...]) -> tuple[ArrayImages | FileImages, ArrayImages | FileImages]:
+    """Train and test images in a gathered folder, those of each class in the folder of that name.
+
+    Raises:
+        CardError: if files are missing or arrays are malformed.
+    """
     if (folder / ARRAYS).exists():
         return _array_sets(folder / ARRAYS)
-    train, test = (file_set(folder / part, classes) for part in ("train", "test"))
+    train, test = (file_set(folder / part, folders) for part in ("train", "test"))
     return train, test
 
 
@@ -208,7 +212,7 @@ def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
     return arrays
 
 
-def file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
+def file_set(folder: Path, folders: tuple[str, ...]) -> FileImages:
     if not folder.is_dir():
         raise cards.CardError(
             f"expected a folder {folder.name} with one folder for each class; received none at {folder}; add it"
@@ -227,12 +231,12 @@ def file_set(folder: Path, classes: tuple[str, ...]) -> FileImages:
         if len(place) == 1:
             unlabelled = True
             labels.append(0)
-        elif place[0] in classes:
-            labels.append(classes.index(place[0]))
+        elif place[0] in folders:
+            labels.append(folders.index(place[0]))
         else:
             raise cards.CardError(
                 f"expected folders named after the classes in {folder}; received {place[0]!r}, a label "
-                f"outside the {len(classes)} classes; rename it or add the class"
+                f"outside the {len(folders)} classes; rename it or add the class"
             )
         files.append(path)
     if unlabelled and len({len(path.relative_to(folder).parts) == 1 for path in files}) > 1:

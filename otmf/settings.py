@@ -37,9 +37,10 @@ class Backbone(_Section):
 
 
 class Training(_Section):
-    """A training run: AdamW or Muon with linear warm-up, then cosine decay to zero."""
+    """A training run: AdamW or Muon with linear warm-up, then cosine decay to zero; `steps` of it, or else `epochs`."""
 
     epochs: Count = 10
+    steps: Count | None = None
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

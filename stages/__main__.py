@@ -21,6 +21,7 @@ NAMES = (
     "serve",
     "export",
     "imported",
+    "packaged",
     "unsent",
 )
 

@@ -114,7 +114,9 @@ def _train(
 
     def report(epoch: int, loss: float) -> None:
         facts.curves.setdefault("loss", []).append((epoch, loss))
-        say(f"finetune {name}: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} {backbone.reads}")
+        say(
+            f"finetune {name}: epoch {epoch}/{finetuning.epochs(options, len(labels))}, loss {loss:.4f}, {len(labels)} {backbone.reads}"
+        )
 
     state = finetuning.train(
         _encoder.to(pretrained, where),

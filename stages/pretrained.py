@@ -84,7 +84,7 @@ def _train(
     def report(epoch: int, loss: float) -> None:
         facts.curves.setdefault("loss", []).append((epoch, loss))
         say(
-            f"pretrained: epoch {epoch}/{options.epochs}, loss {loss:.4f}, {len(labels)} {backbone.reads}, {int(firsts[-1])} classes"
+            f"pretrained: epoch {epoch}/{finetuning.epochs(options, len(labels))}, loss {loss:.4f}, {len(labels)} {backbone.reads}, {int(firsts[-1])} classes"
         )
 
     trained = finetuning.train(

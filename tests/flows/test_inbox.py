@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from flows import inbox, workspace
-from otmf import cards, gathering, layout, lineage
-from tests import makers
+from otmf import cards, datasets, gathering, layout, lineage
+from tests import makers, torchvision_raw
 
 
 @pytest.fixture
@@ -159,3 +159,18 @@ def test_table_and_checkpoint_in_a_folder_arrive_as_they_were(line, tmp_path, do
     gathering.gather(cards.read(card), card.parent, tmp_path / "meant")
     assert lineage.digest(tmp_path / "arrived") == lineage.digest(tmp_path / "meant")
     assert len(list((tmp_path / "arrived/checkpoint").iterdir())) == 5
+
+
+def test_data_that_torchvision_reads_is_brought_along(tmp_path) -> None:
+    line = layout.Layout(makers.line(tmp_path / "line"))
+    torchvision_raw.WRITERS["DTD"](tmp_path / "sets", makers.arrays(seed=1, train=9, test=6))
+    card = {"name": "textures", "source": "torchvision", "dataset": "DTD", "path": "sets", "classes": ["a", "b/c", "d"]}
+    makers.write_yaml(tmp_path / "card.yaml", card)
+    name = inbox.deliver(line, tmp_path / "card.yaml")
+    inbox.accept(line, name)
+    found = cards.read(inbox.card(line, name))
+    assert (found.source, found.folders, found.classes) == ("folder", ("0", "1", "2"), ("a", "b/c", "d"))
+    gathering.gather(found, inbox.card(line, name).parent, tmp_path / "gathered")
+    loaded = datasets.load(tmp_path / "gathered")
+    assert (loaded.classes, len(loaded.train), len(loaded.test)) == (("a", "b/c", "d"), 9, 6)
+    assert not any((line.private / "fetched").iterdir())
