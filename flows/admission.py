@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -91,6 +92,8 @@ def prepare(
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)
         aside.rename(attempt.raw(card.name))
+        with contextlib.nullcontext() if known else workspace.cut(attempt, before):
+            repro.track(attempt.root, attempt.raw(card.name))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     document = workspace.read_params(attempt)
@@ -99,7 +102,6 @@ def prepare(
     workspace.write_params(attempt, document)
     attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
     attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
-    repro.track(attempt.root, attempt.raw(card.name))
     return attempt, {part: found["images"] for part, found in split.manifest["parts"].items()}
 
 

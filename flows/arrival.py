@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows import attempt, failures, inbox, process, recovery, registry, workspace
+from flows import attempt, failures, inbox, landing, process, recovery, registry, workspace
 from flows.onboard import Onboarded, ahead, onboard
 from otmf import errors, layout
 
@@ -62,6 +62,9 @@ def sweep(root: str) -> list[str]:
             return []
         recovery.reap(line)
         _tidy(line)
+        with recovery.free(line, "lock") as unused:
+            if unused:
+                landing.finish(line)
         _catch_up(line)
         left = [name for name, place in inbox.waiting(line) if place.due <= datetime.now(UTC)]
         fresh = [name for name in inbox.settled(line) if inbox.accept(line, name)]

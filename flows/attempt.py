@@ -18,6 +18,7 @@ from flows import (
     failures,
     git,
     kept,
+    landing,
     logs,
     progress,
     records,
@@ -215,7 +216,7 @@ def refuse(
     recorded = workspace.begin(line, f"_record-{change.name}", outputs=False)
     records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
-    workspace.land(line, recorded, outputs=False)
+    landing.land(line, recorded, outputs=False)
     way = "a person decides:" if aside else "change the card or the gate, or"
     raise Refused(
         f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; {way} take it "
@@ -246,7 +247,7 @@ def accept(
     entry = versions.accepted(clone, step=step, task=last, findings=_findings(verdict), **decided)
     workspace.commit(clone.root, change.subject)
     final = records.write(line, clone, entry, lambda place: records.of_model(clone, made, entry, place))
-    trouble = workspace.land(line, clone, tag=versions.tag(entry.version))
+    trouble = landing.land(line, clone, tag=versions.tag(entry.version))
     kept.drop(line, change.name)
     if trouble:
         get_run_logger().warning(trouble)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flows import git, repro, tracking, workspace
+from flows import git, landing, repro, tracking, workspace
 from otmf import layout, settings
 
 FIRST_SEED = 42
@@ -53,7 +53,7 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None]) -> None
         extra = {"OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
         repro.stage(attempt.root, f"{FOLDER}/dvc.yaml:compare", log=log, extra=extra)
         workspace.commit(attempt.root, f"Compare methods on {len(tasks)} tasks over {orders} orders")
-        workspace.land(line, attempt)
+        landing.land(line, attempt)
 
 
 def summary(line: layout.Layout) -> list[dict[str, Any]]:

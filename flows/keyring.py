@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import remotes, versions, workspace
+from flows import landing, remotes, versions, workspace
 from otmf import keys, layout, ledger, statements
 
 FOLDER = "OTMF_KEYS"
@@ -67,7 +67,7 @@ def new(line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str]
         clone = workspace.begin(line, "_key", outputs=False)
         ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
         workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
-        trouble = workspace.land(line, clone, outputs=False)
+        trouble = landing.land(line, clone, outputs=False)
     if trouble:
         log(trouble)
     return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows import failures, git, kept, records, registry, remotes, repro, tracking, versions, workspace
+from flows import failures, git, kept, landing, records, registry, remotes, repro, tracking, versions, workspace
 from otmf import errors, layout, settings
 from otmf.statements import Decision
 
@@ -79,7 +79,7 @@ def serving(line: layout.Layout) -> layout.Layout:
 
 
 def _land(line: layout.Layout, attempt: layout.Layout, log: Log, *, tag: str | None = None) -> None:
-    trouble = workspace.land(line, attempt, tag=tag, outputs=tag is not None)
+    trouble = landing.land(line, attempt, tag=tag, outputs=tag is not None)
     if trouble:
         log(trouble)
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import git, lockfile, process, remotes, repro
+from flows import git, lockfile, repro
 from flows.failures import WorkspaceError
 from otmf import cards, gathering, layout, settings
 
@@ -240,26 +240,37 @@ def begin(
 
 
 def _bring(clone: layout.Layout, step: str) -> None:
-    """Brings the data of all tasks, and of what was made what a task reads that is merged after a step.
-
-    The line is cut to that while DVC looks at it: it resolves all stages there are.
-    """
-    document = _parsed(YAML(typ="safe"), _text(clone.params), clone.params.name)
-    steps = document.get("steps") or {}
-    cut = document | {"tasks": {}, "steps": {step: steps[step]} if step in steps else {}}
-    lock = clone.root / lockfile.NAME
-    entries = lockfile.parse(lock.read_text(encoding="utf-8")) if lock.exists() else {}
-    if entries is None:
+    """Brings the data of the base, and of what was made what a task reads that is merged after a step."""
+    with cut(clone, step):
         repro.checkout(clone.root)
+
+
+@contextlib.contextmanager
+def cut(clone: layout.Layout, step: str) -> Iterator[None]:
+    """Leaves of a clone's parameters and lock only the base and a step while DVC looks at it: DVC resolves all stages there are."""
+    document = _parsed(YAML(typ="safe"), _text(clone.params), clone.params.name)
+    lock = clone.root / lockfile.NAME
+    before = {path: path.read_bytes() for path in (clone.params, lock) if path.exists()}
+    entries = lockfile.parse(before[lock].decode()) if lock in before else {}
+    if entries is None:
+        yield
         return
-    wanted = {"pretrained", f"merge-step@{step}", f"head-tune@{step}"}
-    lock.unlink(missing_ok=True)
-    if wanted & set(entries):
-        lock.write_text(lockfile.text({name: entries[name] for name in entries if name in wanted}), encoding="utf-8")
-    with clone.params.open("w", encoding="utf-8") as stream:
-        YAML(typ="safe").dump(cut, stream)
-    repro.checkout(clone.root)
-    git.run(clone.root, "checkout", "--quiet", "--", ".")
+    steps = document.get("steps") or {}
+    kept = {
+        name: entries[name] for name in ("pretrained", f"merge-step@{step}", f"head-tune@{step}") if name in entries
+    }
+    try:
+        lock.unlink(missing_ok=True)
+        if kept:
+            lock.write_text(lockfile.text(kept), encoding="utf-8")
+        with clone.params.open("w", encoding="utf-8") as stream:
+            YAML(typ="safe").dump(
+                document | {"tasks": {}, "steps": {step: steps[step]} if step in steps else {}}, stream
+            )
+        yield
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
 
 
 def drop(line: layout.Layout, name: str) -> None:
@@ -297,37 +308,6 @@ def commit(folder: Path, message: str) -> str:
     if git.run(folder, "status", "--porcelain"):
         git.run(folder, "commit", "--quiet", "--no-verify", "--message", message)
     return git.run(folder, "rev-parse", "HEAD").strip()
-
-
-def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None, outputs: bool = True) -> str:
-    """Moves the line, and its git remote before it, to the attempt's commit, forward only; then brings its outputs there,
-    and the attempt goes.
-
-    Args:
-        line, attempt: the line, and a clone of it that is ahead.
-        tag: a name for the commit. It is given before the line moves, so that a line never stands at a version without one.
-        outputs: whether the attempt changes any that DVC holds.
-
-    Returns:
-        Empty, or one sentence if the commit has landed but its outputs could not be brought there.
-    """
-    named = [f"+HEAD:refs/tags/{tag}"] if tag else []
-    git.run(line.root, "fetch", "--quiet", "--no-tags", str(attempt.root), "HEAD", *named)
-    commit = git.run(attempt.root, "rev-parse", "HEAD").strip()
-    try:
-        remotes.publish(line, attempt, commit, [f"refs/tags/{tag}"] if tag else [], outputs=outputs)
-    except WorkspaceError:
-        if tag:
-            git.run(line.root, "tag", "--delete", tag)
-        raise
-    git.run(line.root, "merge", "--quiet", "--ff-only", commit)
-    try:
-        if outputs:
-            repro.checkout(line.root)
-    except (process.ProcessError, OSError) as error:
-        return f"the commit has landed, its outputs not yet ({' '.join(str(error).split())[:200]}); run `dvc checkout` in {line.root}"
-    shutil.rmtree(attempt.root, ignore_errors=True)
-    return ""
 
 
 def _load(path: Path) -> Any:

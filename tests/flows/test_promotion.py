@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, kept, keyring, promotion, records, registry, standing, tracking, versions, workspace
+from flows import git, kept, keyring, landing, promotion, records, registry, standing, tracking, versions, workspace
 from otmf import layout, ledger, statements
 from tests import makers
 
@@ -59,7 +59,7 @@ def accept(line: layout.Layout, task: str) -> statements.Decision:
     step, made = merged(clone, task, f"Onboard {task}")
     entry = versions.accepted(clone, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
     records.write(line, clone, entry, lambda place: records.of_model(clone, made, entry, place))
-    workspace.land(line, clone, tag=versions.tag(entry.version), outputs=False)
+    landing.land(line, clone, tag=versions.tag(entry.version), outputs=False)
     return entry
 
 
@@ -72,7 +72,7 @@ def refuse(line: layout.Layout, task: str) -> None:
     recorded = workspace.begin(line, "record", outputs=False)
     records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     kept.keep(line, clone, "rejected")
-    workspace.land(line, recorded, outputs=False)
+    landing.land(line, recorded, outputs=False)
 
 
 def aliases(line: layout.Layout) -> dict[str, str]:
@@ -213,7 +213,7 @@ def test_new_key_stays_where_the_line_could_not_be_moved(line, monkeypatch) -> N
     def refuse_to_land(*_: object, **__: object) -> str:
         raise workspace.WorkspaceError("expected the git remote to take it")
 
-    monkeypatch.setattr(workspace, "land", refuse_to_land)
+    monkeypatch.setattr(landing, "land", refuse_to_land)
     with pytest.raises(workspace.WorkspaceError, match="expected the git remote to take it"):
         keyring.new(line, by="ada", reason="first", log=print)
     assert len(list(keyring.folder(line).glob("*.pem"))) == 1, "the remote may know it already"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, remotes, repro, workspace
+from flows import git, landing, remotes, repro, workspace
 from otmf import layout
 from tests import makers
 from tests.pipeline import production
@@ -78,7 +78,7 @@ def test_version_is_not_taken_where_somebody_pushed_in_between(line, tmp_path) -
     colleague(line, tmp_path)
     before = git.run(line.root, "rev-parse", "HEAD")
     with pytest.raises(workspace.WorkspaceError, match="expected the git remote to take the new version"):
-        workspace.land(line, clone, tag="model/v1")
+        landing.land(line, clone, tag="model/v1")
     assert git.run(line.root, "rev-parse", "HEAD") == before
     assert git.run(line.root, "tag").strip() == ""
     assert git.run(bare(line), "tag").strip() == ""
@@ -88,7 +88,7 @@ def test_version_is_in_the_remote_with_its_tag_once_the_line_stands_at_it(line) 
     clone = workspace.begin(line, "birds")
     (clone.root / "new").write_text("x")
     workspace.commit(clone.root, "Onboard birds")
-    assert workspace.land(line, clone, tag="model/v1") == ""
+    assert landing.land(line, clone, tag="model/v1") == ""
     head = git.run(line.root, "rev-parse", "HEAD")
     assert git.run(bare(line), "rev-parse", "main") == head
     assert git.run(bare(line), "rev-parse", "model/v1") == head
