@@ -20,7 +20,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from flows import admission, plan, process, repro, server, staleness, workspace
+from flows import admission, plan, process, repro, server, staleness, tracking, workspace
 from otmf import cards, gathering, layout
 from tests import makers
 from tests.benchmarks import machine, sleeping
@@ -73,6 +73,7 @@ def timed(*arguments: object) -> float:
 def row(folder: Path, count: int) -> list[object]:
     """Seconds of each command on a line of that many tasks."""
     line = grown(folder, count)
+    tracking.prepare(line, workspace.params(line).line)  # every line that has tasks has its store
     print(f"{count} tasks made", flush=True)
     timed("status", "--line", line.root)
     status = timed("status", "--line", line.root)
