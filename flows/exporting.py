@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import audit, audit_files, process, recorded, versions, workspace
+from flows import audit, audit_files, process, recorded, workspace
 from otmf import datasets, layout
 from otmf.environment import WARM
 
@@ -41,7 +41,6 @@ def export(
         raise workspace.WorkspaceError(
             f"expected a new folder to export to; received {folder}, which exists; choose another"
         )
-    versions.find(versions.history(line.root), number)
     found = recorded.clone(line, number)
     recorded.require(line, found, number)
     part = folder.resolve().with_name(f".{folder.name}.part")

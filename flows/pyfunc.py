@@ -14,7 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import accepted, git, remotes, repro, versions
+from flows import git, recorded, remotes, repro, versions
 from otmf import datasets, layout, ledger
 from otmf.reference import Reference, address, is_repository
 
@@ -38,23 +38,17 @@ OUTPUTS = Schema(
 
 def reference(line: layout.Layout, records: list[ledger.Record], record: ledger.Record) -> Reference:
     """Where the files of an accepted model lie and what they are, by the ledger."""
-    decision, where = record.statement.decision, layout.Layout(Path())
-    wanted = (
-        where.merged(decision.step) / "model.safetensors",
-        where.heads(decision.step),
-        where.pretrained / "backbone.json",
-        where.pretrained / "tokenizer.json",
-    )
+    decision = record.statement.decision
     commit = versions.commit(line.root, decision.version)
     return Reference(
         repository=_repository(line),
         commit=commit,
         version=decision.version,
         step=decision.step,
-        files={name: sha256 for path in (*wanted, where.params) for name, sha256 in _below(records, record, path.as_posix()).items()},
+        files=recorded.files(records, record),
         record=record.name,
         record_sha256=record.sha256,
-    )  # fmt: skip
+    )
 
 
 def write(folder: Path, found: Reference, record: ledger.Record, reads: str) -> None:
@@ -121,15 +115,6 @@ def _repository(line: layout.Layout) -> str:
         if is_repository(found):
             return found
     return str(line.root.resolve())
-
-
-def _below(records: list[ledger.Record], last: ledger.Record, path: str) -> dict[str, str]:
-    """File -> sha256 of what an accepted model has at or below a path, as recorded when that was made last."""
-    found: dict[str, str] = {}
-    for record in accepted.until(records, last):
-        named = accepted.named(record).items()
-        found = {name: sha256 for name, sha256 in named if name == path or name.startswith(f"{path}/")} or found
-    return found
 
 
 def _picture() -> bytes:

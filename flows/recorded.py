@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from flows import accepted, contents, repro, versions, workspace
-from otmf import layout, ledger, settings
+from otmf import layout, ledger
+
+
+def files(records: Sequence[ledger.Record], record: ledger.Record) -> dict[str, str]:
+    """Path -> sha256, of all files that predictions with an accepted model are made with, as recorded when each was made last."""
+    step, where = record.statement.decision.step, layout.Layout(Path())
+    wanted = (
+        where.merged(step) / "model.safetensors",
+        where.heads(step),
+        where.pretrained / "backbone.json",
+        where.pretrained / "tokenizer.json",
+        where.params,
+    )
+    return {name: sha256 for path in wanted for name, sha256 in _below(records, record, path.as_posix()).items()}
 
 
 def clone(line: layout.Layout, number: int) -> layout.Layout:
-    """The line at a version, with what it ends with: encoder and heads.
+    """The line at a version, with the files that predictions are made with.
 
     Raises:
-        WorkspaceError: if DVC's cache has not all of it.
+        WorkspaceError: if there is no such version, or DVC's cache has not all of it.
     """
     found = workspace.at(line, versions.commit(line.root, number), f"v{number}")
-    names = _names(found)
+    names = _wanted(line, number)
     if not all((found.root / name).exists() for name in names):  # the cache had less when the clone was made
         repro.checkout(found.root)
     for name in names:
@@ -26,30 +40,30 @@ def clone(line: layout.Layout, number: int) -> layout.Layout:
     return found
 
 
-def digests(records: Sequence[ledger.Record], record: ledger.Record) -> dict[str, str]:
-    """Path -> sha256, of all that the stages of a version wrote."""
-    known: dict[str, str] = {}
-    for stage in accepted.recorded(records, record).values():
-        known |= {path: output.sha256 for path, output in stage.outputs.items()}
-    return known
-
-
 def require(line: layout.Layout, found: layout.Layout, number: int) -> None:
-    """Compares encoder and heads in a version's clone with what the version's record says.
+    """Compares those files in a version's clone with what the version's record says.
 
     Raises:
-        WorkspaceError: if there is no such version, or others than were recorded lie there.
+        WorkspaceError: if others than were recorded lie there.
     """
-    records = ledger.read(line.root)
-    known = digests(records, accepted.models(records)[number])
-    for name in _names(found):
+    for name, wanted in _wanted(line, number).items():
         received = contents.Reader().path(found.root / name)
-        if received != known[name]:
+        if received != wanted:
             raise workspace.WorkspaceError(
-                f"expected {name} of v{number} with sha256 {known[name][:16]}; received {received[:16]}; see what `otmf verify` says"
+                f"expected {name} of v{number} with sha256 {wanted[:16]}; received {received[:16]}; see what `otmf verify` says"
             )
 
 
-def _names(found: layout.Layout) -> list[str]:
-    last = settings.chain(workspace.params(found).steps)[-1]
-    return [path.relative_to(found.root).as_posix() for path in (found.merged(last), found.heads(last))]
+def _wanted(line: layout.Layout, number: int) -> dict[str, str]:
+    records = ledger.read(line.root)
+    versions.find([record.statement.decision for record in accepted.models(records).values()], number)
+    return files(records, accepted.models(records)[number])
+
+
+def _below(records: Sequence[ledger.Record], last: ledger.Record, path: str) -> dict[str, str]:
+    """File -> sha256 of what an accepted model has at or below a path, as recorded when that was made last."""
+    found: dict[str, str] = {}
+    for record in accepted.until(records, last):
+        named = accepted.named(record).items()
+        found = {name: sha256 for name, sha256 in named if name == path or name.startswith(f"{path}/")} or found
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -41,10 +42,9 @@ def point(line: layout.Layout) -> int:
         )
     made = next(record for record in records if record.statement.decision.version == champion.version)
     found = recorded.clone(line, champion.version)
-    heads = found.heads(champion.step).relative_to(found.root).as_posix()
     content = {
         "root": str(found.root), "version": champion.version, "step": champion.step, "sha256": champion.sha256,
-        "heads_sha256": recorded.digests(records, made)[heads], "record": made.name, "record_sha256": made.sha256,
+        "files": recorded.files(records, made), "record": made.name, "record_sha256": made.sha256,
     }  # fmt: skip
     text, path = json.dumps(content), notice(line)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -93,7 +93,11 @@ def predictions(line: layout.Layout) -> Iterator[dict[str, Any]]:
     """Everything that was predicted, latest day first."""
     for path in sorted(log(line).glob("*.jsonl"), reverse=True):
         with path.open(encoding="utf-8") as stream:
-            yield from map(json.loads, stream)
+            for text in stream:
+                with contextlib.suppress(ValueError):  # a line that a full disk cut off, say
+                    found = json.loads(text)
+                    if isinstance(found, dict) and "prediction_id" in found:
+                        yield found
 
 
 def trace(line: layout.Layout, prediction_id: str) -> tuple[dict[str, Any], ledger.Record]:

@@ -6,17 +6,22 @@ import base64
 import binascii
 import hashlib
 from datetime import UTC, datetime
+from threading import BoundedSemaphore
 from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from otmf import errors
 from stages._loaded import Serving
+
+AT_ONCE = 2  # requests that decode their inputs: a picture of a few bytes can take hundreds of megabytes
 
 
 class Asked(BaseModel):
@@ -25,8 +30,8 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     task: str = Field(max_length=100)
-    images: list[str] | None = Field(default=None, min_length=1)
-    texts: list[str] | None = Field(default=None, min_length=1)
+    images: list[str] | None = Field(default=None, min_length=1, fail_fast=True)
+    texts: list[str] | None = Field(default=None, min_length=1, fail_fast=True)
 
 
 def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
@@ -39,11 +44,23 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
     """
     app = FastAPI(title="otmf", docs_url=None, redoc_url=None)
 
+    decoding = BoundedSemaphore(AT_ONCE)
     app.add_middleware(_Bounded, largest=largest)
 
     @app.exception_handler(HTTPException)
     async def said(_: Request, error: HTTPException) -> Response:
         return _refusal(error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> Response:
+        mistakes = [f"{'.'.join(map(str, one['loc'][1:]))[:60] or 'body'}: {one['msg']}" for one in error.errors()[:3]]
+        return _refusal(
+            422, f"expected JSON with task and inputs; received another document ({'; '.join(mistakes)}); mend it"
+        )
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(*_: object) -> Response:
+        return Response(status_code=400)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -100,7 +117,8 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
                 f"expected a task of v{loaded.notice.version} ({', '.join(loaded.heads)}); received {task[:60]!r}; choose one of them",
             )
         try:
-            read = loaded.backbone.decode(contents)
+            with decoding:
+                read = loaded.backbone.decode(contents)
         except ValueError as error:
             raise HTTPException(400, errors.sentence(error)) from error
         results = loaded.predict(task, read)
@@ -154,4 +172,4 @@ class _Bounded:
 
 
 def _refusal(status: int, said: str) -> Response:
-    return JSONResponse({"detail": said}, status_code=status)
+    return JSONResponse({"detail": said.encode("utf-8", "replace").decode()}, status_code=status)

@@ -22,7 +22,7 @@ EVERY = 0.5
 
 
 class Notice(BaseModel):
-    """Which version is to serve: where it lies, and what its record says of it."""
+    """Which version is to serve: where it lies, and what its record says of it; `files`: path -> sha256 of all it needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,7 +30,7 @@ class Notice(BaseModel):
     version: int
     step: str
     sha256: str
-    heads_sha256: str
+    files: dict[str, str]
     record: str
     record_sha256: str
 
@@ -66,15 +66,15 @@ def load(notice: Notice) -> Loaded:
     """A version from the folder that a notice names.
 
     Raises:
-        ValueError: if the encoder or the heads are not those that were recorded.
+        ValueError: if a file is not the one that were recorded.
     """
     line = _params.read(Path(notice.root))
     path, folder = line.merged(notice.step) / "model.safetensors", line.heads(notice.step)
-    for what, place, wanted in (("encoder", path, notice.sha256), ("heads", folder, notice.heads_sha256)):
-        received = lineage.digest(place)
+    for name, wanted in (notice.files | {path.relative_to(line.root).as_posix(): notice.sha256}).items():
+        received = lineage.digest(line.root / name)
         if received != wanted:
             raise ValueError(
-                f"expected the {what} of v{notice.version} with sha256 {wanted[:16]}; received {received[:16]}; see what `otmf verify` says"
+                f"expected {name} of v{notice.version} with sha256 {wanted[:16]}; received {received[:16]}; see what `otmf verify` says"
             )
     where = _encoder.device(line)
     state = _encoder.to(checkpoints.load(path), where)

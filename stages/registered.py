@@ -77,12 +77,10 @@ def _load_pyfunc(path: str) -> Registered:
     with tempfile.TemporaryDirectory(prefix="otmf-version-") as name:
         root = Path(name)
         fetch(reference, os.environ.get(LINE) or reference.repository, root)
-        heads = layout.Layout(Path()).heads(reference.step)
-        named = {file: sha256 for file, sha256 in reference.files.items() if Path(file).is_relative_to(heads)}
         notice = _loaded.Notice(
             root=name, version=reference.version, step=reference.step,
             sha256=reference.files[reference.encoder],
-            heads_sha256=lineage.listing({Path(file).relative_to(heads).as_posix(): sha256 for file, sha256 in named.items()}),
+            files=reference.files,
             record=reference.record, record_sha256=reference.record_sha256,
         )  # fmt: skip
         return Registered(_loaded.load(notice))

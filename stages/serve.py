@@ -20,6 +20,7 @@ from stages._loaded import Serving
 
 TRACKED = False
 MIB = 2**20
+CONNECTIONS = 256
 
 
 def main(line: _params.Line, notice: str, log: str, host: str, port: str, largest_mib: str, most: str) -> None:
@@ -28,4 +29,6 @@ def main(line: _params.Line, notice: str, log: str, host: str, port: str, larges
     serving.follow()
     threading.Thread(target=serving.keep_following, daemon=True).start()
     app = application(serving, largest=int(float(largest_mib) * MIB), most=int(most))
-    uvicorn.run(app, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=10)
+    uvicorn.run(
+        app, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=10, limit_concurrency=CONNECTIONS
+    )

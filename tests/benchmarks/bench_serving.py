@@ -70,8 +70,7 @@ def direct(line: layout.Layout, content: bytes, seconds: float) -> list[float]:
     from otmf import lineage
 
     notice = _loaded.Notice(root=str(line.root), version=2, step=step, record="", record_sha256="",
-                            sha256=lineage.digest(line.merged(step) / "model.safetensors"),
-                            heads_sha256=lineage.digest(line.heads(step)))  # fmt: skip
+                            sha256=lineage.digest(line.merged(step) / "model.safetensors"), files={})  # fmt: skip
     loaded, taken, end = _loaded.load(notice), [], time.monotonic() + seconds
     while time.monotonic() < end:
         begun = time.perf_counter()
