@@ -16,6 +16,8 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     """The line and the card, with everything checked that takes no work: before a server or an interpreter starts."""
     line = workspace.open_line(root)
     card = cards.read(card_path)
+    if card.source != cards.PACKAGED:
+        gathering.resolve(card, card_path.resolve().parent)
     entries(workspace.params(line).defaults, card)
     encoder = encoders.of(line, workspace.params(line))
     if card.reads != encoder.reads:
@@ -54,7 +56,7 @@ def place(params: settings.Params, card: cards.Card) -> tuple[str, bool]:
 
 def prepare(
     line: layout.Layout, card: cards.Card, card_path: Path, *, name: str | None = None
-) -> tuple[layout.Layout, dict[str, int]] | None:
+) -> tuple[layout.Layout, list[str]] | None:
     """The work of `admit`: the card's data gathered and checked aside first, then the clone.
 
     Args:
@@ -62,8 +64,8 @@ def prepare(
         name: of the attempt; the task's otherwise.
 
     Returns:
-        The clone, and the number of inputs in each part of the split; None if the line has the same card with the same
-        data already.
+        The clone, and sentences on its data: how many inputs each part of the split has, what is odd about them; None if the line
+        has the same card with the same data already.
 
     Raises:
         CardError, SettingsError: if the card, its data or its settings do not hold up; the line is as before.
@@ -102,7 +104,13 @@ def prepare(
     workspace.write_params(attempt, document)
     attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
     attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
-    return attempt, {part: found["images"] for part, found in split.manifest["parts"].items()}
+    counts = {part: found["images"] for part, found in split.manifest["parts"].items()}
+    said = [", ".join(f"{count} {part}" for part, count in counts.items() if count)]
+    if split.manifest["train_images_dropped_because_in_test"]:
+        said.append(
+            f"{split.manifest['train_images_dropped_because_in_test']} train {loaded.train.noun} left out, as they occur in test"
+        )
+    return attempt, said + datasets.remarks(loaded)
 
 
 def _same(line: layout.Layout, card: cards.Card, aside: Path) -> bool:

@@ -43,8 +43,7 @@ def arrive(root: str, submission: str) -> Onboarded | None:
     name = inbox.check_name(submission)
     with recovery.alive(line):
         if not inbox.accept(line, name):
-            get_run_logger().info(f"{name} was dealt with before")
-            return None
+            return _told(line, name)  # by another run, or before; a refusal is this one's as well
         with recovery.free(line, "arrivals") as at_once:
             if at_once and _first(line, name):
                 return _deal(line, name)
@@ -155,7 +154,7 @@ def _told(line: layout.Layout, name: str) -> None:
     """What another run made of a submission: nothing more to do, or its refusal."""
     kind, reason = inbox.outcome(line, name) or ("arrived", "dealt with")
     if kind == "refused":
-        raise workspace.WorkspaceError(reason)
+        raise workspace.WorkspaceError(f"{name} was refused: {reason}")
     get_run_logger().info(f"{name}: {reason}, by another run")
 
 

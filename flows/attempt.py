@@ -196,6 +196,13 @@ def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fr
     path = clone.gate(step)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(finding) for finding in verdict.findings], indent=1) + "\n", encoding="utf-8")
+    for name in fresh:
+        reference = result["references"][name]
+        if reference["finetuned"] <= reference["base"]:
+            get_run_logger().warning(
+                f"{name}: its fine-tuned model ({100 * reference['finetuned']:.1f} %) is no better than the base ({100 * reference['base']:.1f} %): "
+                "nothing was learned from these labels; look at the data"
+            )
     for finding in verdict.broken:
         get_run_logger().warning(f"gate: {finding.sentence()}")
     return verdict
@@ -234,7 +241,11 @@ def accept(
         raise workspace.WorkspaceError(
             f"expected every stage of {change.name} to be up to date; received stale {', '.join(stale[:3])}; run it again"
         )
-    decided = {"action": "accepted", "by": "gate", "reason": f"{change.subject}: {len(verdict.findings)} rules hold"}
+    decided = {
+        "action": "accepted",
+        "by": "gate",
+        "reason": f"{change.subject}: {len(verdict.findings)} rule{'s hold' if len(verdict.findings) != 1 else ' holds'}",
+    }
     if change.retired is not None:
         decided = {
             "action": "retired",

@@ -96,9 +96,15 @@ def submit(
             from flows import arrival, inbox
 
             name = inbox.deliver(found, card)
+            before = inbox.outcome(found, name)
             inbox.accept(found, name)
             arrival.announce(workspace.params(found).line, name)
-        out.print(f"Submitted as {name}; `otmf status` shows what becomes of it")
+        said = (
+            f", which {'was onboarded' if before[0] == 'arrived' else 'was refused'} before ({before[1][:200]})"
+            if before
+            else ""
+        )
+        out.print(f"Submitted as {name}{said}; `otmf status` shows what becomes of it", markup=False)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import timedelta
 from uuid import UUID
@@ -11,12 +12,13 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import EventTrigger, Posture
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.exceptions import ObjectAlreadyExists
 from ruamel.yaml import YAML
 
-from flows import agents, process, workspace
+from flows import agents, process, registry, workspace
 from otmf import layout
 
 POOLS = {"cpu": "Everything but training and merging.", agents.POOL: "Fine-tuning, merging and head tuning."}
@@ -49,7 +51,14 @@ def register(
     """
     if with_agents:
         agents.require(line)
+    if retrain_cron is not None:
+        _check_cron(retrain_cron)
+    if notify is not None and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", notify):
+        raise workspace.WorkspaceError(
+            f"expected the address of a webhook, http://... or https://...; received {notify[:80]!r}; correct it"
+        )
     name = workspace.params(line).line
+    registry.follow_later(line)  # another tracking store than before may know of no version
     with get_client(sync_client=True) as client:
         for pool, description in POOLS.items():
             _pool(client, pool, description)
@@ -65,6 +74,15 @@ def register(
     if notify is not None:
         _automate(_notification(name, ids, notify))
     return names
+
+
+def _check_cron(given: str) -> None:
+    try:
+        CronSchedule(cron=given)
+    except ValueError as error:
+        raise workspace.WorkspaceError(
+            f"expected when to retrain as a cron expression, such as '0 3 * * *'; received {given[:80]!r}; correct it"
+        ) from error
 
 
 def _schedules(sweep_seconds: int | None, retrain_cron: str | None) -> dict[str, list[dict[str, object]]]:

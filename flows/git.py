@@ -10,15 +10,24 @@ from pathlib import Path
 from flows import process
 
 _SIGNED = ("cherry-pick", "commit", "fetch", "merge", "push", "tag")  # what may put a name into the history
-# Of a folder from somebody else: nothing is fetched by a command that it names, no commit is given other parents.
-AS_STORED = {"GIT_NO_LAZY_FETCH": "1", "GIT_GRAFT_FILE": os.devnull, "GIT_NO_REPLACE_OBJECTS": "1"}
+# What a folder's own settings may not have git start.
+_QUIET = {"commit.gpgsign": "false", "core.hooksPath": os.devnull, "core.fsmonitor": "false"}
+# Of a folder from somebody else, moreover: nothing is fetched by a command that it names, no commit is given other parents.
+AS_STORED = {
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_GRAFT_FILE": os.devnull,
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_CONFIG_COUNT": str(len(_QUIET)),
+    **{f"GIT_CONFIG_KEY_{place}": key for place, key in enumerate(_QUIET)},
+    **{f"GIT_CONFIG_VALUE_{place}": value for place, value in enumerate(_QUIET.values())},
+}
 _FOLDER = "40000"  # the mode of a tree within a tree
 
 
 def run(folder: Path, *arguments: str) -> str:
     """Output of a git command in a folder, with an author where none is configured and no hooks of the user's."""
     return process.run(
-        ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", *arguments],
+        ["git", *(part for key, value in _QUIET.items() for part in ("-c", f"{key}={value}")), *arguments],
         folder=folder,
         extra=_author(folder) if arguments[0] in _SIGNED else None,
     )

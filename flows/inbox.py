@@ -22,6 +22,7 @@ from otmf import cards, gathering, layout, lineage
 CARD = "card.yaml"
 SETTLED = 5.0
 TRIES = 6
+WEEK = 7 * 24 * 3600.0
 FIRST_PAUSE = timedelta(seconds=15)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
 _STATE, _CONTENT = "place.json", "submission"
@@ -139,6 +140,7 @@ def accept(line: layout.Layout, name: str) -> bool:
         part.mkdir(parents=True)
         _write(part, Place(number=last + 1, at=now, due=now))
         folder.rename(part / _CONTENT)
+        _own(part / _CONTENT)
         part.rename(target)
         return True
 
@@ -207,6 +209,21 @@ def outcome(line: layout.Layout, name: str) -> tuple[Kind, str] | None:
     return kind, path.read_text(encoding="utf-8").strip()
 
 
+def refused(line: layout.Layout) -> list[tuple[str, str]]:
+    """Submissions refused in the last week and not handed in again since, with the reason, the latest first."""
+    folder, now = line.private / "refused", time.time()
+    found = [(one.stat().st_mtime, one.parent.name) for one in folder.glob("*/reason.txt")]
+    recent = [name for at, name in sorted(found, reverse=True) if now - at < WEEK]
+    outcomes = [(name, outcome(line, name)) for name in recent]
+    return [(name, known[1]) for name, known in outcomes if known is not None and known[0] == "refused"]
+
+
+def alone(line: layout.Layout) -> list[str]:
+    """Names of cards that lie in the inbox without a folder of their own, where nobody takes them."""
+    folder = inbox(line)
+    return sorted(one.name for one in folder.glob("*.y*ml") if one.is_file()) if folder.is_dir() else []
+
+
 def _accepted(line: layout.Layout, name: str) -> Path:
     return line.private / "accepted" / name
 
@@ -219,6 +236,15 @@ def _places(line: layout.Layout) -> Iterator[tuple[str, Place]]:
                 yield one.name, Place.model_validate_json((one / _STATE).read_text(encoding="utf-8"))
             except FileNotFoundError:  # dealt with in this moment
                 continue
+
+
+def _own(folder: Path) -> None:
+    """Gives a submission files that nobody else holds a name of."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+            copy = path.with_name(f".{path.name}.own")
+            shutil.copyfile(path, copy)
+            copy.replace(path)
 
 
 def _write(folder: Path, found: Place) -> None:
@@ -248,6 +274,10 @@ def _card(folder: Path) -> Path:
         if path.is_symlink():
             raise cards.CardError(
                 f"expected files in the submission; received the link {path.name}; put the file itself there"
+            )
+        if not (path.is_file() or path.is_dir()):
+            raise cards.CardError(
+                f"expected files in the submission; received {path.name}, which is none; put a file there"
             )
     card = cards.read(found[0])
     named = [] if card.source == "embedded" else [card.path]

@@ -74,26 +74,35 @@ def verify(
     with clear_failures():
         found = workspace.open_line(line)
         wanted = [number(one) for one in versions or []]
+        if bundle is not None and (len(wanted) != 1 or bundle.exists()):
+            raise workspace.WorkspaceError(
+                f"expected one version to bundle and a new folder; received {len(wanted)} and {bundle}; name a version such as v3, and another folder"
+            )
+        trusted = keyring.trusted(found, key or [])
+        for one in () if key else trusted:
+            out.print(f"Trusting the key {one.keyid[:16]}, which lies with this line; name those you trust with --key")
         checks = verification.verify(
-            found, wanted, keyring.trusted(found, key or []), unsigned=unsigned, with_registry=not without_registry
+            found, wanted, trusted, unsigned=unsigned, demanded=bool(key), with_registry=not without_registry
         )
-        held, broken = 0, 0
+        held, broken, bad = 0, 0, []
         for check in checks:
             held, broken = held + (not check.trouble), broken + bool(check.trouble)
+            if check.trouble:
+                bad.append(f"{check.about}: {check.trouble}")
             out.print(
                 f"[red]BAD[/red] {_plain(check.about)}: {_plain(check.trouble)}"
                 if check.trouble
                 else f"ok  {_plain(check.about)}"
             )
-        out.print(f"{held} checks hold, {broken} do not")
+        out.print(f"{held} checks hold, {broken} do not" + (":" if bad and held > len(bad) else ""))
+        for said in bad[:10] if held > len(bad) else ():
+            out.print(f"  {_plain(said)}")
+        if bundle is not None and broken:
+            out.print(f"No bundle was written to {bundle}: what does not hold is not passed on.")
         if bundle is not None and not broken:
-            if len(wanted) != 1:
-                raise workspace.WorkspaceError(
-                    "expected one version to bundle; received several or none; name it, such as v3"
-                )
             names = bundling.write(found, wanted[0], bundle)
             out.print(
-                f"Bundle: {bundle}, {len(names)} files; check it elsewhere with: python {bundle.name}/verify.py KEY.pub"
+                f"Bundle: {bundle}, {len(names)} files; check it elsewhere with: python -I {bundle.name}/verify.py KEY.pub"
             )
     if broken:
         raise typer.Exit(1)
@@ -282,7 +291,9 @@ def _audited(line: layout.Layout, version: str | None, keys: list[Path], *, with
 
     wanted = _chosen(line, version)
     trusted = keyring.trusted(line, keys)
-    checks = list(verification.verify(line, [wanted], trusted, unsigned=True, with_registry=with_registry))
+    checks = list(
+        verification.verify(line, [wanted], trusted, unsigned=True, demanded=bool(keys), with_registry=with_registry)
+    )
     return auditing.audit(line, wanted, checks, at=at)
 
 
@@ -300,4 +311,4 @@ def _chosen(line: layout.Layout, version: str | None) -> int:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))

@@ -121,10 +121,9 @@ def admit(line: layout.Layout, card: cards.Card, card_path: Path) -> layout.Layo
     if prepared is None:
         get_run_logger().info(f"admit {card.name}: the same card with the same data is onboarded already")
         return None
-    clone, parts = prepared
-    get_run_logger().info(
-        f"admit {card.name}: " + ", ".join(f"{count} {part}" for part, count in parts.items() if count)
-    )
+    clone, said = prepared
+    for sentence in said:
+        get_run_logger().info(f"admit {card.name}: {sentence}")
     return clone
 
 

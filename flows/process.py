@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from otmf import descent, errors
-from otmf.environment import FOREIGN, QUIET
+from otmf.environment import FOREIGN, QUIET, SAFE
 
 # How long a waiting thread of OpenMP keeps its core: with the default, stages that share two cores with anything else
 # slow down many times over; not waiting at all costs half the speed of small encoders on idle cores.
@@ -33,7 +33,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with our interpreter first in PATH and telemetry off."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     own = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    return {**PATIENT, **own, **QUIET, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
+    return {**PATIENT, **own, **QUIET, **SAFE, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
 def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def links(found: checks.Examined) -> Iterator[checks.Check]:
         except (ledger.LedgerError, OSError) as error:
             trouble = str(error)
         yield checks.Check(f"record {path.name}", trouble)
+
+
+def announced(root: Path, trusted: Sequence[keys.PublicKey]) -> checks.Check:
+    """Whether a ledger names one of some keys at all."""
+    named: set[str] = set()
+    for path in ledger.files(root):
+        with contextlib.suppress(ledger.LedgerError, OSError):  # said where the records are checked
+            key = ledger.load(path).announced()
+            named |= {key.keyid} if key is not None else set()
+    known = sorted(key.keyid[:16] for key in trusted)
+    said = f"expected a record that names a key you trust ({', '.join(known)}); received {', '.join(sorted(one[:16] for one in named)) or 'none'}"
+    return checks.Check("a key you trust", "" if named & {key.keyid for key in trusted} else said)
 
 
 def signatures(

@@ -12,6 +12,12 @@ from otmf.reference import Reference
 def registered(found: checks.Examined) -> Iterator[checks.Check]:
     line = found.layout
     name = workspace.params(line).line
+    if not tracking.there(line):
+        yield checks.Check(
+            "registry",
+            f"expected the tracking store {tracking.uri(line)}; received none; bring it there, or pass --without-registry",
+        )
+        return
     try:
         store = tracking.prepare(line, name)
         known, references = registry.standing(store, name), registry.references(store, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,18 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def plain(text: str) -> str:
+    """Somebody's words as one line of Markdown that means nothing but itself."""
+    return re.sub(r"([\\`*_\[\]<>|#~!])", r"\\\1", " ".join(str(text).split()))
+
+
 def environment() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["percent"] = lambda value, signed=False: (
         "-" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
     )
+    environment.filters["plain"] = plain
     environment.filters["spread"] = compare.per_cent
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment

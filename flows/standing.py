@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from flows import git, inbox, kept, progress, versions, workspace
 from otmf import layout, settings
+
+SHOWN = 5  # refused submissions, the latest first
 
 
 def shown(line: layout.Layout) -> Group:
@@ -35,8 +38,11 @@ def _queue(line: layout.Layout) -> list[str]:
     for count, (name, place) in enumerate(inbox.waiting(line), start=1):
         said = f"Waiting, {count}: {name}, accepted {place.at:%Y-%m-%d %H:%M} UTC"
         if place.failures:
-            said += f"; tried {place.failures} times, again at {place.due:%H:%M:%S} UTC: {place.said}"
+            when = f"again at {place.due:%H:%M:%S} UTC" if place.due > datetime.now(UTC) else "due again"
+            said += f"; tried {place.failures} time{'s' if place.failures > 1 else ''}, {when}: {place.said}"
         found.append(said)
+    found += [f"Lies in the inbox by itself: {name}; put it into a folder with its data" for name in inbox.alone(line)]
+    found += [f"Refused: {name}: {said}" for name, said in inbox.refused(line)[:SHOWN]]
     return found
 
 
@@ -66,9 +72,10 @@ def sentences(line: layout.Layout) -> list[str]:
     for task, branch in kept.branches(line).items():
         said = git.run(line.root, "log", "-1", "--format=%b", branch).strip()
         kind = "In quarantine" if branch.startswith("quarantined/") else "Refused"
-        found.append(
-            f"{kind}: {task}: {said}; change its card and onboard it again, or otmf promote {task} --reason ..."
-        )
+        way = f"otmf promote {task} --reason ..."
+        if kept.moved_on(line, branch):  # it would not land any more
+            way = "as the line has moved on, onboard it again with --override REASON"
+        found.append(f"{kind}: {task}: {said}; change its card and onboard it again, or {way}")
     return found
 
 

@@ -63,6 +63,12 @@ def prepare(line: layout.Layout, name: str) -> Store:
     return Store(where, client, experiment)
 
 
+def there(line: layout.Layout) -> bool:
+    """Whether the store's file is there, where it is a file: `prepare` makes it."""
+    where = uri(line)
+    return not where.startswith("sqlite:") or Path(where.partition(":///")[2]).is_file()
+
+
 def begin(store: Store, kind: str, name: str, tags: dict[str, str]) -> str:
     """Starts the parent run of an onboarding, a retraining or a retirement; returns its id."""
     tags = {"mlflow.runName": f"{kind} {name}", "task": name, "kind": kind, **tags}

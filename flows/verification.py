@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flows import checks, git, process, record_checks, registry_checks, version_checks, versions
+from flows import accepted, checks, git, process, record_checks, registry_checks, version_checks, versions
 from otmf import keys, layout
 
 
@@ -19,6 +19,7 @@ def verify(
     trusted: Sequence[keys.PublicKey],
     *,
     unsigned: bool = False,
+    demanded: bool = False,
     with_registry: bool = True,
 ) -> Iterator[checks.Check]:
     """All checks of a line: its ledger, git, and some versions (all, if none is named) down to the raw data.
@@ -28,12 +29,15 @@ def verify(
         wanted: versions.
         trusted: public keys.
         unsigned: whether records that nobody signed are taken as they are.
+        demanded: whether one of the trusted keys must be named by a record: a ledger that nobody signed is no ledger of theirs.
         with_registry: whether the tracking store's registry is asked as well.
 
     Raises:
         WorkspaceError: if a wanted version never was.
     """
     with git.Objects(line.root) as objects:
+        if demanded:
+            yield record_checks.announced(line.root, trusted)
         yield from _checks(checks.Examined(line, [], objects), wanted, trusted, unsigned, with_registry)
 
 
@@ -56,6 +60,7 @@ def _checks(
     yield from record_checks.signatures(found.records, trusted, unsigned)
     yield from checks.guarded("decisions", record_checks.decisions(found))
     yield from checks.guarded("git", _git(found))
+    yield from checks.guarded("the last commit", _unrecorded(found))
     for number, record in found.models.items():
         if not wanted or number in wanted:
             yield from checks.guarded(f"v{number}", version_checks.version(found, number, record))
@@ -87,6 +92,29 @@ def _git(found: checks.Examined) -> Iterator[checks.Check]:
                 f"file {path}", "expected the content of the last commit; received another; compare it with git diff"
             )
     yield checks.Check("files as in the last commit")
+
+
+def _unrecorded(found: checks.Examined) -> Iterator[checks.Check]:
+    """What the last commit has otherwise than the newest version's record, of that from which models are made and fetched.
+
+    Settings for what comes next (params.yaml) may have changed, and are recorded with it.
+    """
+    if not found.models:
+        return
+    newest = max(found.models)
+    now, then = found.objects.tree("HEAD"), found.objects.tree(accepted.commit_of(found.models[newest]))
+    for path in sorted(now.keys() | then.keys()):
+        ours = (
+            path in ("dvc.lock", "dvc.yaml")
+            or path.endswith(".dvc")
+            or path.startswith(("data/cards/", "data/backbones/"))
+        )
+        if ours and now.get(path) != then.get(path):
+            yield checks.Check(
+                f"file {path}",
+                f"expected it as v{newest} was recorded with; received another, which no record tells of; see git log {path}",
+            )
+    yield checks.Check(f"the last commit makes models as v{newest} was made")
 
 
 def _lying(root: Path) -> set[str]:

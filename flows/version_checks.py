@@ -51,8 +51,15 @@ def _tag(found: checks.Examined, number: int, record: ledger.Record, commit: str
     tag, parent = found.objects.commit(f"refs/tags/{versions.tag(number)}")
     if parent != commit:
         return f"expected the tag's commit to follow {commit[:12]}; received one that follows {parent[:12]}"
-    if found.objects.tree(tag).get(f"{ledger.FOLDER}/{record.name}") != git.name(record.content):
+    tagged, place = found.objects.tree(tag), f"{ledger.FOLDER}/{record.name}"
+    if tagged.get(place) != git.name(record.content):
         return f"expected {record.name} in the tag's commit; received another content or none"
+    recorded = found.objects.tree(commit)
+    other = sorted(
+        path for path in tagged.keys() | recorded.keys() if path != place and tagged.get(path) != recorded.get(path)
+    )
+    if other:
+        return f"expected the tag's commit to add {record.name} alone; received one that changes {', '.join(other[:3])}"
     return "" if tag in found.history else f"expected {tag[:12]} in the line's history; received a line without it"
 
 
@@ -129,7 +136,7 @@ def _cached(found: checks.Examined, about: str, path: str, wanted: statements.Ou
     except FileNotFoundError as error:
         yield checks.Check(
             f"{about} in DVC's cache",
-            f"expected {Path(str(error.filename)).name}; received nothing; fetch it with dvc pull",
+            f"expected {''.join(Path(str(error.filename)).parts[-2:])}; received nothing; fetch it with `dvc pull`",
         )
         return
     yield checks.Check(f"{about} in DVC's cache", checks.differ("sha256", wanted.sha256, received))

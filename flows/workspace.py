@@ -111,6 +111,12 @@ def open_line(folder: Path) -> layout.Layout:
             f"expected a line of models in {folder}; received a folder without one; make it with `otmf init`, or "
             "name another with --line"
         )
+    links = [path for path in (line.private, *line.private.glob("*"), *line.tracking.glob("*")) if path.is_symlink()]
+    if links:
+        raise WorkspaceError(
+            f"expected a line that keeps its run-time state in itself; received the link {links[0].relative_to(line.root)}, which leads elsewhere; "
+            "remove it"
+        )
     return line
 
 
@@ -194,8 +200,8 @@ def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> I
             yield
     except Timeout as error:
         raise WorkspaceError(
-            f"expected {line.root.name} to be free; received a line that another onboarding holds; wait for it, or "
-            "pass --wait SECONDS"
+            f"expected {line.root.name} to be free; received a line that another change holds; wait for it "
+            "(onboard and retrain: --wait SECONDS)"
         ) from error
 
 

@@ -292,6 +292,17 @@ def _describe(mistake: Any) -> str:
     return f"{place}: {text}; received {_SHOWN.repr(mistake['input'])}; correct it"
 
 
+def _size(content: Any) -> int:
+    """How many values a document has with every alias written out; no further than counts."""
+    count, left = 0, [content]
+    while left and count <= MAX_CARD_BYTES:
+        one = left.pop()
+        count += 1
+        if isinstance(one, dict | list):
+            left.extend(one.values() if isinstance(one, dict) else one)
+    return count
+
+
 def _parse(model: type[Any], path: Path) -> Any:
     if not path.is_file():
         raise CardError(f"expected a card (a YAML file); received {path}, which is not a file; check the path")
@@ -307,6 +318,10 @@ def _parse(model: type[Any], path: Path) -> Any:
         raise CardError(
             f"expected YAML in {path}; received text that does not parse ({reason[:300]}); mend it"
         ) from error
+    if _size(content) > MAX_CARD_BYTES:
+        raise CardError(
+            f"expected a card that says each thing once; received {path}, whose aliases repeat it many times over; write it out"
+        )
     if not isinstance(content, dict):
         raise CardError(
             f"expected a mapping of keys in {path}; received {type(content).__name__}; write `name: ...` lines"

@@ -93,6 +93,17 @@ def check(task: Task, *, needs_training_labels: bool = True) -> None:
         found.check()
 
 
+def remarks(task: Task) -> list[str]:
+    """Sentences on what a person may not have meant: classes that no test input has."""
+    present = np.bincount(task.test.labels, minlength=len(task.classes))
+    absent = [task.classes[position] for position in np.flatnonzero(present == 0)]
+    if not absent:
+        return []
+    return [
+        f"no test {task.test.noun} of {', '.join(absent[:3])} ({len(absent)} of {len(task.classes)} classes): its accuracy says nothing of them"
+    ]
+
+
 def _check_labels(task: Task, part: str, found: DataSet, count: int, *, required: bool) -> None:
     labels = found.labels
     if labels is None:

@@ -165,8 +165,9 @@ def resolve(card: cards.Card, base: Path) -> Path:
             f"expected the data of task {card.name} at `path`; received {card.path!r}, which does not "
             "exist beside the card; correct the path"
         )
-    if card.source not in cards.TABLES and source.is_dir() != (card.source == "folder"):
-        kind = "a folder" if card.source == "folder" else "a file"
+    kind = "a folder" if card.source == "folder" else "a file"
+    fits = {"a folder": source.is_dir(), "a file": source.is_file()}
+    if not (any(fits.values()) if card.source in cards.TABLES else fits[kind]):
         raise cards.CardError(
             f"expected {kind} at `path` for source {card.source}; received {card.path!r}; correct the path"
         )

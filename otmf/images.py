@@ -22,6 +22,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 ARRAYS = "images.npz"
 MAX_PIXELS = 64_000_000
+LARGE, DENSEST = 1 << 30, 200  # arrays beyond LARGE bytes that were compressed more than DENSEST times are no pictures
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:
 
         def part(name: str) -> ArrayImages:
             pixels = read_array(arrays, f"{name}_x", path)
-            if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape[1:]:
                 raise cards.CardError(
                     f"expected {name}_x as uint8 of shape (n, height, width, 3) in {path.name}; received "
                     f"{pixels.dtype} of shape {pixels.shape}; convert the array"
@@ -197,6 +198,9 @@ def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
         arrays = np.load(path, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("a single array")
+        whole, stored = sum(one.file_size for one in arrays.zip.infolist()), max(1, path.stat().st_size)
+        if whole > LARGE and whole > DENSEST * stored:
+            raise ValueError(f"{stored} bytes that would become {whole}")
         missing = sorted({"train_x", "test_x"} - set(arrays.files))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]

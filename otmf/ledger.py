@@ -80,6 +80,8 @@ def load(path: Path) -> Record:
     Raises:
         LedgerError: if it does not hold up.
     """
+    if path.is_symlink() or not path.is_file():
+        raise LedgerError(f"expected a record in {path.name}; received no file of its own; restore it from git")
     with path.open("rb") as stream:
         content = stream.read(LARGEST)
     try:

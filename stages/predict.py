@@ -13,8 +13,12 @@ LARGEST = 1 << 28
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise ValueError(f"expected a file of at most {LARGEST} bytes; received {path}, which is none; check the path")
+    if not path.is_file():
+        raise ValueError(f"expected a file; received {path}, which is none; check the path")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(
+            f"expected a file of at most {LARGEST >> 20} MiB; received {path} with {path.stat().st_size >> 20}; make it smaller"
+        )
     return path.read_bytes()
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit("usage: python classify.py TASK IMAGE...")
     here, task = pathlib.Path(__file__).resolve().parent, sys.argv[1]
     labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
     if task not in labels:
@@ -21,8 +23,12 @@ def main() -> None:
     model.eval()
     head = load_file(here / "heads" / f"{task}.safetensors")
     for name in sys.argv[2:]:
+        try:
+            picture = prepared(Image.open(name))
+        except OSError as error:
+            sys.exit(f"expected an image; received {name} ({error}); check the path")
         with torch.no_grad():
-            features = model.encode_image(prepared(Image.open(name))[None])
+            features = model.encode_image(picture[None])
             features = torch.nn.functional.normalize(features, dim=-1)
             found = (features @ head["weight"].T + head["bias"]).softmax(dim=-1)[0]
         print(f"{pathlib.Path(name).name}\t{labels[task][int(found.argmax())]}\t{float(found.max()):.3f}")

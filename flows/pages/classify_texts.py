@@ -13,6 +13,8 @@ from transformers import AutoModel
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit("usage: python classify.py TASK TEXT...")
     here, task = pathlib.Path(__file__).resolve().parent, sys.argv[1]
     labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
     if task not in labels:

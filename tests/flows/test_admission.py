@@ -35,13 +35,24 @@ def admit(root: Path, card: Path):
 
 def test_good_card_is_prepared_in_a_clone_and_the_line_stays(root, tmp_path) -> None:
     before = state(root)
-    attempt, parts = admit(root, makers.card(tmp_path, "good", finetune={"epochs": 3}))
+    attempt, said = admit(root, makers.card(tmp_path, "good", finetune={"epochs": 3}))
     assert state(root) == before
     params = workspace.params(attempt)
     assert params.tasks["good"].finetune.epochs == 3
     assert params.steps["s01"].previous == "s00"
-    assert (parts["labelled"], parts["unlabelled"], parts["test"]) == (36, 12, 18)
+    assert said == ["36 labelled, 18 test, 12 unlabelled"]
     assert not list((root / ".otmf/incoming").iterdir())
+
+
+def test_what_a_person_may_not_have_meant_is_said(root, tmp_path) -> None:
+    data = makers.arrays(seed=1)
+    data["test_y"] = np.minimum(data["test_y"], 1)
+    data["test_x"][0] = data["train_x"][0]
+    _, said = admit(root, makers.card(tmp_path, "odd", data=data))
+    assert said[1:] == [
+        "1 train images left out, as they occur in test",
+        "no test images of blue (1 of 3 classes): its accuracy says nothing of them",
+    ]
 
 
 def test_card_that_changes_after_it_was_read_counts_as_it_was_read(root, tmp_path) -> None:
@@ -92,9 +103,7 @@ def test_line_held_by_another_process_is_refused(root) -> None:
     line = workspace.open_line(root)
     with (
         workspace.locked(line),
-        pytest.raises(
-            workspace.WorkspaceError, match="expected line to be free; received a line that another onboarding"
-        ),
+        pytest.raises(workspace.WorkspaceError, match="expected line to be free; received a line that another change"),
         workspace.locked(workspace.open_line(root)),
     ):
         pass
@@ -104,7 +113,7 @@ def test_onboarding_a_held_line_is_refused_before_anything_is_started(root, tmp_
     with workspace.locked(workspace.open_line(root)):
         done = CliRunner().invoke(cli.app, ["onboard", str(makers.card(tmp_path, "good")), "--line", str(root)])
     assert done.exit_code == 1
-    assert "received a line that another onboarding holds" in done.stderr
+    assert "received a line that another change holds" in done.stderr
     assert not (root / ".otmf/prefect").exists()
 
 

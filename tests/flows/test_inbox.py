@@ -174,3 +174,37 @@ def test_data_that_torchvision_reads_is_brought_along(tmp_path) -> None:
     loaded = datasets.load(tmp_path / "gathered")
     assert (loaded.classes, len(loaded.train), len(loaded.test)) == (("a", "b/c", "d"), 9, 6)
     assert not any((line.private / "fetched").iterdir())
+
+
+def test_fifo_is_no_file(line) -> None:
+    folder = inbox.inbox(line) / "pipe"
+    folder.mkdir()
+    os.mkfifo(folder / "a.npz")
+    makers.write_yaml(folder / "card.yaml", {"name": "a", "source": "npz", "path": "a.npz", "classes": ["x", "y"]})
+    inbox.accept(line, "pipe")
+    with pytest.raises(cards.CardError, match="received a.npz, which is none"):
+        inbox.card(line, "pipe")
+
+
+def test_name_that_the_submitter_keeps_of_a_file_changes_nothing(line, tmp_path) -> None:
+    makers.card(tmp_path / "card", "ant")
+    folder = inbox.inbox(line) / "ant"
+    folder.mkdir()
+    for name in ("ant.yaml", "ant.npz"):
+        os.link(tmp_path / "card" / name, folder / name)
+    inbox.accept(line, "ant")
+    with (tmp_path / "card/ant.yaml").open("a") as stream:
+        stream.write("owner: somebody else\n")
+    assert cards.read(inbox.card(line, "ant")).owner == ""
+
+
+def test_what_was_refused_is_told_until_it_arrives(line, tmp_path) -> None:
+    name = delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    inbox.put_aside(line, name, "refused", "expected another card")
+    assert inbox.refused(line) == [(name, "expected another card")]
+    delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    assert inbox.refused(line) == []
+    (inbox.inbox(line) / "bare.yaml").write_text("name: bare")
+    assert inbox.alone(line) == ["bare.yaml"]

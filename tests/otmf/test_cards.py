@@ -83,7 +83,7 @@ def test_base_card_needs_what_its_source_needs(tmp_path) -> None:
 
 def test_card_that_grows_when_it_is_shown_is_refused_at_once(tmp_path) -> None:
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))
-    with pytest.raises(cards.CardError, match="expected a known key") as caught:
+    with pytest.raises(cards.CardError, match="whose aliases repeat it many times over") as caught:
         read(tmp_path, f"name: [1]\na0: &a0 [lol]\n{levels}\nsource: *a9\npath: x\n")
     assert len(str(caught.value)) < 5000
     with pytest.raises(cards.CardError, match="expected YAML"):
@@ -99,3 +99,9 @@ def test_cards_that_ship_say_what_they_are_and_under_which_licence(path) -> None
         return
     card = cards.read(path)
     assert all((card.title, card.description, card.owner, card.licence))
+
+
+def test_aliases_below_free_settings_do_not_grow(tmp_path) -> None:
+    levels = "\n".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))
+    with pytest.raises(cards.CardError, match="whose aliases repeat it many times over"):
+        read(tmp_path, f"name: a\nsource: npz\npath: x\nfinetune:\n  a0: &a0 [lol]\n{levels}\n")

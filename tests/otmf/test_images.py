@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -137,3 +138,14 @@ def test_single_array_under_the_name_of_an_archive_is_refused(tmp_path) -> None:
         np.save(file, np.zeros(3))
     with pytest.raises(cards.CardError, match="expected an npz archive of plain arrays; received .* .a single array."):
         gathering.gather(cards.read(path), path.parent, tmp_path / "raw")
+
+
+def test_archive_that_would_become_far_larger_is_refused_unread(tmp_path) -> None:
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("train_x.npy", "test_x.npy"):
+            with archive.open(name, "w", force_zip64=True) as stream:
+                for _ in range(640):
+                    stream.write(bytes(1 << 20))
+    with pytest.raises(cards.CardError, match=r"bytes that would become 1342177280"):
+        images.open_arrays(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,27 @@ def last_record_lost(root: Path) -> None:
     repro.checkout(root)
 
 
+def later_commit(root: Path) -> None:
+    """What the next checkout would bring in place of a model."""
+    path = root / "dvc.lock"
+    path.write_text(path.read_text().replace("path: data/models/merged/s02", "path: data/models/merged/s01", 1))
+    commit(root)
+
+
+def record_with_more(root: Path) -> None:
+    """The commit that a tag names, with another configuration of the encoder beside the record."""
+    path = root / "data/backbones/small.json"
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+    git.run(root, "add", "--all")
+    git.run(root, "commit", "--quiet", "--amend", "--no-edit")
+    git.run(root, "tag", "--force", "model/v2", "HEAD")
+
+
+def no_file(root: Path) -> None:
+    (root / "data/lineage/000002.json").unlink()
+    os.mkfifo(root / "data/lineage/000002.json")
+
+
 ALTERED = {
     "model": (lambda root: flip(root / "data/models/merged/s02/model.safetensors"), "BAD v2: data/models/merged/s02: expected sha256"),
     "older model": (lambda root: flip(root / "data/models/merged/s01/model.safetensors"), "BAD v2: data/models/merged/s01: expected sha256"),
@@ -137,6 +159,9 @@ ALTERED = {
     "configuration of DVC": (lambda root: (root / ".dvc/config").write_text("[core\n"), "BAD file .dvc/config: expected the content of the last commit"),
     "file put in": (lambda root: (root / "data/cards/third.yaml").write_text("name: third"), "BAD file data/cards/third.yaml: expected no such file"),
     "data put in": (lambda root: (root / "data/raw/third.dvc").write_text("outs: []"), "BAD file data/raw/third.dvc: expected no such file"),
+    "later commit": (later_commit, "BAD file dvc.lock: expected it as v2 was recorded with; received another, which no record tells of"),
+    "record with more": (record_with_more, "BAD v2: commit"),
+    "record that is no file": (no_file, "BAD record 000002.json: expected a record in 000002.json; received no file of its own"),
     "tag": (tag_moved, "BAD v1: commit"),
     "registry": (retagged, "BAD registry: v1: expected tag by 'gate'; received 'somebody'"),
     "result, committed": (result_committed, "BAD v2: data/results/steps/s02.json: expected sha256"),
@@ -150,6 +175,44 @@ def test_what_is_altered_is_named(otmf, root, what) -> None:
     alter(root)
     said = otmf("verify", "--line", root, code=1).stdout
     assert message in said, said
+
+
+def test_nothing_that_lies_in_a_folder_is_run_or_written_through(otmf, root, tmp_path) -> None:
+    ran = tmp_path / "ran"
+    script = tmp_path / "evil.sh"
+    script.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    script.chmod(0o755)
+    subprocess.run(["git", "-C", root, "config", "core.fsmonitor", script], check=True)
+    for name in ("stages/__init__.py", "ruamel.py", "mlflow.py"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(f"open({str(ran)!r}, 'w')\nraise SystemExit\n")
+    otmf("verify", "--line", root)
+    otmf("status", "--line", root)
+    otmf("audit", "v2", "--output", tmp_path / "audit", "--line", root)
+    otmf("export", tmp_path / "export", "--line", root)
+    assert not ran.exists()
+    (root / ".otmf/audit-v2").symlink_to(tmp_path)
+    assert "received the link .otmf/audit-v2" in otmf("status", "--line", root, code=1).stderr
+
+
+def test_ledger_that_nobody_signed_is_none_of_the_auditors(otmf, root, tmp_path) -> None:
+    key = next((root / ".otmf/keys").glob("*.pub"))
+    plain = makers.line(tmp_path / "plain")
+    otmf("onboard", makers.card(tmp_path / "cards", "only"), "--line", plain)
+    said = otmf("verify", "--line", plain, "--unsigned", "--key", key, code=1).stdout
+    assert "BAD a key you trust: expected a record that names a key you trust" in said
+    assert (
+        "BAD signature of 000001.json: unsigned: expected a signature; received none"
+        in otmf("verify", "--line", plain, code=1).stdout
+    )
+    assert "unsigned" in otmf("verify", "--unsigned", "--line", plain).stdout
+    assert "The ledger is unsigned" in otmf("keys", "show", "--line", plain).stdout
+
+
+def test_store_that_is_not_there_is_not_made_by_looking(otmf, root) -> None:
+    shutil.rmtree(root / ".otmf/mlflow")
+    assert "BAD registry: expected the tracking store" in otmf("verify", "--line", root, code=1).stdout
+    assert not (root / ".otmf/mlflow").exists()
 
 
 def test_another_key_signs_from_here_on_and_either_is_enough(otmf, root, tmp_path) -> None:
@@ -180,15 +243,6 @@ def test_without_the_private_key_nothing_is_decided(otmf, root) -> None:
     next((root / ".otmf/elsewhere").glob("*.pem")).chmod(0o644)
     said = otmf("rollback", "--reason", "again", "--line", root, code=1, OTMF_KEYS=str(root / ".otmf/elsewhere")).stderr
     assert "expected a private key that its owner alone may read" in said
-
-
-def test_unsigned_line_says_so(otmf, tmp_path) -> None:
-    root = makers.line(tmp_path / "plain")
-    otmf("onboard", makers.card(tmp_path / "cards", "only"), "--line", root)
-    said = otmf("verify", "--line", root, code=1).stdout
-    assert "BAD signature of 000001.json: unsigned: expected a signature; received none" in said
-    assert "unsigned" in otmf("verify", "--unsigned", "--line", root).stdout
-    assert "The ledger is unsigned" in otmf("keys", "show", "--line", root).stdout
 
 
 def test_version_that_never_was_is_refused(otmf, made) -> None:
@@ -223,7 +277,7 @@ def bundle(otmf, made, tmp_path_factory) -> tuple[Path, Path]:
     """A bundle of a version, and the public key."""
     folder = tmp_path_factory.mktemp("bundles")
     said = otmf("verify", "v2", "--line", made, "--bundle", folder / "v2").stdout
-    assert "python v2/verify.py KEY.pub" in said
+    assert "python -I v2/verify.py KEY.pub" in said
     public = next((made / ".otmf/keys").glob("*.pub"))
     shutil.copyfile(public, folder / "KEY.pub")
     return folder / "v2", folder / "KEY.pub"
@@ -272,6 +326,12 @@ def test_bundle_that_was_altered_is_not(bundle, tmp_path) -> None:
     (tmp_path / "linked/files/params.yaml").unlink()
     (tmp_path / "linked/files/params.yaml").symlink_to(folder / "files/params.yaml")
     assert "files/params.yaml is a link" in checked(tmp_path / "linked", key).stdout
+    shutil.copytree(folder, tmp_path / "emptied")
+    shutil.rmtree(tmp_path / "emptied/files")
+    (tmp_path / "emptied/contents.json").write_text('{"version": 2, "files": []}')
+    said = checked(tmp_path / "emptied", key)
+    assert said.returncode == 1
+    assert "data/models/merged/s02/model.safetensors, which the version's record names, is missing" in said.stdout
     stranger = keys.new(tmp_path / "stranger.pem").public_key
     (tmp_path / "stranger.pub").write_text(keys.pem(stranger))
     assert "no record names your key" in checked(folder, tmp_path / "stranger.pub").stdout
