@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from otmf import checkpoints, task_vectors
+from otmf import checkpoints, low_rank, task_vectors
 from otmf.deferred import Deferred, made
 
 
@@ -54,6 +54,31 @@ def extract(
         path.unlink()
         raise checkpoints.identical(name)
     return Extracted(norm, base_norm)
+
+
+def keep(
+    products: Mapping[str, low_rank.Product], pretrained: Mapping[str, Tensor | Deferred], path: Path, *, name: str
+) -> Extracted:
+    """Writes a task vector that came as factors of low rank as those factors.
+
+    Args:
+        products: weight -> factors.
+        pretrained: the base; of what is deferred there is never more than one tensor in memory.
+        path: the file; not there if anything is refused.
+        name: of the expert, for people.
+
+    Raises:
+        CheckpointError: if the factors hold NaN or infinity, or their products are zero.
+    """
+    for key, found in products.items():
+        checkpoints.check_finite({f"{key}.up": found.up, f"{key}.down": found.down}, name=name)
+    norm = sum(found.norm() ** 2 for found in products.values()) ** 0.5
+    if norm == 0:
+        raise checkpoints.identical(name)
+    wide = (task_vectors.floats({key: made(value)}) for key, value in pretrained.items())
+    base = sum(task_vectors.dot(found, found) for found in wide) ** 0.5
+    low_rank.save(products, path)
+    return Extracted(norm, base)
 
 
 def _wide(value: Tensor | Deferred) -> Tensor:

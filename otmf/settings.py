@@ -96,7 +96,7 @@ class Finetune(Training):
 
 
 class Extract(_Section):
-    code_version: Count = 2
+    code_version: Count = 3
 
 
 class Merge(_Section):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import checkpoints, continual, heads, metrics, settings, task_vectors
+from otmf import continual, heads, low_rank, metrics, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import say
 
@@ -110,7 +110,9 @@ class Bench:
         return heads.tune(head, self.encoder.teach(state, inputs).cpu(), labels, options=options)
 
     def _vector(self, task: str) -> task_vectors.Vector:
-        return _encoder.to(checkpoints.load(self.line.task_vector(task) / "vector.safetensors"), self.where)
+        return _encoder.to(
+            low_rank.load_vector(self.line.task_vector(task) / "vector.safetensors", self.pretrained), self.where
+        )
 
     def _test(self, task: str) -> tuple[np.ndarray, Tensor]:
         loaded, split = self.line.load(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otmf import checkpoints, extraction
+from otmf import checkpoints, extraction, low_rank
 from stages import _files, _params
 from stages._run import Facts, say
 
@@ -12,9 +12,11 @@ def main(line: _params.Line, name: str) -> Facts:
         checkpoints.deferred(folder / "model.safetensors") for folder in (line.pretrained, line.finetuned(name))
     )
     _, split = line.load(name)
-    found = extraction.extract(
-        finetuned, pretrained, line.task_vector(name) / "vector.safetensors", name=f"the expert of {name}"
-    )
+    path, factors = line.task_vector(name) / "vector.safetensors", line.finetuned(name) / "factors.safetensors"
+    if factors.exists():
+        found = extraction.keep(low_rank.read(factors), pretrained, path, name=f"the expert of {name}")
+    else:
+        found = extraction.extract(finetuned, pretrained, path, name=f"the expert of {name}")
     length, relative = found.norm, found.norm / found.base_norm
     _files.write_json(
         line.manifest(name), {**split.manifest, "task_vector_norm": length, "task_vector_relative_norm": relative}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otmf import backbones, checkpoints, datasets, finetuning, formats, heads, settings, splits, task_vectors
+from otmf import backbones, checkpoints, datasets, finetuning, formats, heads, low_rank, settings, splits, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -25,7 +25,7 @@ def main(line: _params.Line, name: str) -> Facts:
     head = _frozen_head(line, name, backbone, pretrained, task, split)
     brought = datasets.describe(line.raw(name))["checkpoint"]
     if brought:
-        state = _adopt(line, backbone, name, brought, pretrained)
+        state = _adopt(line, backbone, name, brought, pretrained)  # and its factors, where it is an adapter
     else:
         state = _train(name, backbone, pretrained, head, task, split, options.finetune, where, facts)
     checkpoints.save(state, folder / "model.safetensors")
@@ -93,6 +93,9 @@ def _adopt(
     found = formats.read(line.raw(name) / brought, base=pretrained, canonical=backbone.canonical, **patterns)
     checkpoints.check_finetuned(found.state, pretrained, name=brought)
     beside = f", {len(found.left_out)} tensors beside it left out" if found.left_out else ""
+    if found.kept:
+        products = {key: factors.product() for key, factors in found.factors.items()}
+        low_rank.save(products, line.finetuned(name) / "factors.safetensors")
     say(f"finetune {name}: checkpoint {brought} adopted ({found.form}{beside}), nothing trained")
     return found.state
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from otmf import checkpoints, continual, fusion, masks, methods, settings, task_vectors
+from otmf import checkpoints, continual, fusion, low_rank, masks, methods, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -16,7 +16,7 @@ def main(line: _params.Line, name: str) -> Facts:
     step, where = line.step(name), _encoder.device(line)
     backbone = _encoder.open_backbone(line)
     pretrained = _encoder.to(_files.load_pretrained(line), where)
-    tau = _encoder.to(checkpoints.load(line.task_vector(step.task) / "vector.safetensors"), where)
+    tau = _encoder.to(low_rank.load_vector(line.task_vector(step.task) / "vector.safetensors", pretrained), where)
     before = _files.read_json(line.merged(step.previous) / "merged.json")
     merged, state = _previous(line, step, pretrained, where)
 

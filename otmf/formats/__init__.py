@@ -37,12 +37,14 @@ class Found:
         form: what the file was, for people.
         left_out: names of what the file held beside the encoder.
         factors: weight -> factors of low rank, where it came as an adapter.
+        kept: whether those are of the base's own weights, so that they can stand for the task vector.
     """
 
     state: dict[str, Tensor]
     form: str
     left_out: tuple[str, ...] = ()
     factors: Mapping[str, lora.Factors] | None = None
+    kept: bool = False
 
 
 def read(
@@ -157,12 +159,8 @@ def _adapted(factors: Mapping[str, lora.Factors], base: Mapping[str, Tensor]) ->
     theirs = "conv1.weight" in base and not set(factors) <= set(base)
     if not theirs:
         prefix = _prefix(factors, base)
-        return Found(
-            lora.apply({key.removeprefix(prefix): value for key, value in factors.items()}, base),
-            "LoRA adapter",
-            (),
-            factors,
-        )
+        own = {key.removeprefix(prefix): value for key, value in factors.items()}
+        return Found(lora.apply(own, base), "LoRA adapter", (), own, kept=True)
     try:
         whole = hugging_face.from_open_clip(base)
     except ValueError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from otmf import checkpoints
+from otmf import checkpoints, low_rank
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"[\w.]+")
@@ -41,6 +41,12 @@ class Factors:
         """The shape of the whole difference; of a convolution, with its inputs and places in one."""
         inputs, outputs = self.down.shape[1], self.up.shape[0]
         return (inputs, outputs) if self.transposed else (outputs, inputs)
+
+    def product(self) -> low_rank.Product:
+        """The difference as factors of the weight as it is stored, the scale in one of them."""
+        if self.transposed:
+            return low_rank.Product(self.scale * self.down.T, self.up.T)
+        return low_rank.Product(self.scale * self.up, self.down)
 
     def expand(self) -> Tensor:
         """The whole difference, of the weight's shape."""
