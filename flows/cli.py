@@ -11,6 +11,8 @@ from rich.table import Table
 
 from flows.console import ByOption, LineOption, ReasonOption, clear_failures, me, out
 from flows.lineage_cli import app as lineage_app
+from flows.studies_cli import app as studies_app
+from flows.unattended_cli import app as unattended_app
 from otmf import __version__, errors
 
 app = typer.Typer(
@@ -21,7 +23,8 @@ app = typer.Typer(
     help="Continual model merging by optimal transport: one shared encoder, task after task merged into it.\n\n"
     "Start with `otmf init my_line`, then `otmf onboard CARD --line my_line` for each task; `otmf demo` shows it all.",
 )
-app.add_typer(lineage_app)
+for part in (unattended_app, studies_app, lineage_app):
+    app.add_typer(part)
 WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")]
 OverrideOption = Annotated[
     str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
@@ -80,84 +83,6 @@ def onboard(
             f"{found.task} onboarded as {found.step}, version v{found.version}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
             f"{100 * found.acc:.1f} % on average over all tasks{change}"
         )
-
-
-@app.command()
-def submit(
-    card: Annotated[Path, typer.Argument(help="A task card (YAML).")],
-    line: LineOption = Path(),
-) -> None:
-    """Hand in a task to be onboarded by a worker: it gets its place in the order, and an event goes to the Prefect server."""
-    from flows import server, workspace
-
-    with clear_failures():
-        found = workspace.open_line(line)
-        with server.reached(found):
-            from flows import arrival, inbox
-
-            name = inbox.deliver(found, card)
-            before = inbox.outcome(found, name)
-            inbox.accept(found, name)
-            arrival.announce(workspace.params(found).line, name)
-        said = (
-            f", which {'was onboarded' if before[0] == 'arrived' else 'was refused'} before ({before[1][:200]})"
-            if before
-            else ""
-        )
-        out.print(f"Submitted as {name}{said}; `otmf status` shows what becomes of it", markup=False)
-
-
-@app.command()
-def deploy(
-    line: LineOption = Path(),
-    sweep: Annotated[
-        int | None, typer.Option(min=5, help="Seconds between looks at the inbox; as prefect.yaml says otherwise.")
-    ] = None,
-    retrain_cron: Annotated[
-        str | None,
-        typer.Option(help="When to retrain what changed, such as '0 3 * * *'; as prefect.yaml says otherwise."),
-    ] = None,
-    agents: Annotated[
-        bool,
-        typer.Option("--agents", help="Hand heavy stages to workers of the pool gpu, each with a clone of its own."),
-    ] = False,
-    notify: Annotated[
-        str | None, typer.Option(help="Address of a webhook to call for each run that fails or is refused.")
-    ] = None,
-) -> None:
-    """Register the line on the Prefect server of PREFECT_API_URL: work pools, the deployments of its prefect.yaml, automations."""
-    from flows import server, workspace
-
-    with clear_failures():
-        found = workspace.open_line(line)
-        with server.reached(found):
-            from flows import deploy as deployment
-
-            names = deployment.register(
-                found, sweep_seconds=sweep, retrain_cron=retrain_cron, with_agents=agents, notify=notify
-            )
-        out.print(f"Registered: {', '.join(names)}")
-        out.print(f"Start a worker with: {me()} worker")
-        if agents:
-            out.print(f"and on each agent: OTMF_LINE=ITS_CLONE {me()} worker --pool gpu")
-
-
-@app.command()
-def worker(
-    pool: Annotated[str, typer.Option(help="Work pool: cpu where the line lies, gpu on an agent.")] = "cpu",
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at a time; one on an agent, the number of cores and at least three elsewhere."),
-    ] = None,
-) -> None:
-    """Start a Prefect worker with a warm interpreter for its stages (seconds less for each); ends with ctrl-C or SIGTERM."""
-    from flows import server, warm
-
-    with clear_failures():
-        server.require_named()
-        with warm.interpreter():
-            code = server.work(pool, limit)
-    raise typer.Exit(code)
 
 
 @app.command()
@@ -263,59 +188,6 @@ def status(
         out.print(f"Tracking: {me('mlflow')} ui --backend-store-uri {errors.without_secrets(tracking.uri(found))}")
 
 
-@app.command()
-def report(
-    line: LineOption = Path(),
-    output: Annotated[
-        Path | None,
-        typer.Option(help="File to write, HTML or (ending in .md) Markdown; report.html in the line otherwise."),
-    ] = None,
-) -> None:
-    """Write one self-contained HTML page: accuracies, curves, masks, methods, what each merge saw, versions."""
-    from flows import report as pages
-    from flows import workspace
-
-    with clear_failures():
-        found = workspace.open_line(line)
-        target = output or found.root / "report.html"
-        pages.write(found, target)
-        out.print(f"Report: {target}")
-
-
-@app.command()
-def compare(
-    line: LineOption = Path(),
-    orders: Annotated[int, typer.Option(min=1, max=10, help="Number of task orders, seeds 42, 43, ...")] = 3,
-) -> None:
-    """Run every method of the methods table over several task orders on the line's experts; print and keep the table."""
-    from flows import compare as comparison
-    from flows import warm, workspace
-
-    with clear_failures(), warm.interpreter():
-        found = workspace.open_line(line)
-        comparison.run(found, orders=orders, log=out.print)
-        out.print(comparison.table(found))
-
-
-@app.command()
-def reproduce(
-    recipe: Annotated[str, typer.Argument(help="Such as paper-vit-b-32; or a file of your own, as FILE.yaml-MODEL.")],
-    folder: Annotated[Path, typer.Argument(help="Folder of the line and the tables; an earlier run there goes on.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets; what torchvision may download is put there.")
-    ] = None,
-    orders: Annotated[
-        int | None, typer.Option(min=1, max=10, help="Number of task orders; the recipe's otherwise.")
-    ] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
-) -> None:
-    """Follow a published protocol: fine-tune each task, merge in several orders by every method, print tables like the paper's."""
-    from flows import reproduce as protocol
-
-    with clear_failures():
-        protocol.run(recipe, folder, out, data=data, orders=orders, tasks=tasks)
-
-
 @app.command("import")
 def import_(
     source: Annotated[
@@ -372,15 +244,6 @@ def predict(
             folder=found.root,
             log=lambda text: None if text.startswith("otmf: ") else typer.echo(text),
         )
-
-
-@app.command()
-def demo(folder: Annotated[Path, typer.Argument(help="Folder of the demo's line.")] = Path("demo")) -> None:
-    """Run the main job on embedded data: a base, five tasks arriving one by one, a table of methods, a report."""
-    from flows import demo as demonstration
-
-    with clear_failures():
-        demonstration.run(folder, out)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,74 @@
+"""The commands of `otmf` that show and compare: pages, methods, a published protocol, the demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.console import LineOption, clear_failures, out
+
+app = typer.Typer()
+
+
+@app.command()
+def report(
+    line: LineOption = Path(),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write, HTML or (ending in .md) Markdown; report.html in the line otherwise."),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page: accuracies, curves, masks, methods, what each merge saw, versions."""
+    from flows import report as pages
+    from flows import workspace
+
+    with clear_failures():
+        found = workspace.open_line(line)
+        target = output or found.root / "report.html"
+        pages.write(found, target)
+        out.print(f"Report: {target}")
+
+
+@app.command()
+def compare(
+    line: LineOption = Path(),
+    orders: Annotated[int, typer.Option(min=1, max=10, help="Number of task orders, seeds 42, 43, ...")] = 3,
+) -> None:
+    """Run every method of the methods table over several task orders on the line's experts; print and keep the table."""
+    from flows import compare as comparison
+    from flows import warm, workspace
+
+    with clear_failures(), warm.interpreter():
+        found = workspace.open_line(line)
+        comparison.run(found, orders=orders, log=out.print)
+        out.print(comparison.table(found))
+
+
+@app.command()
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="Such as paper-vit-b-32; or a file of your own, as FILE.yaml-MODEL.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the line and the tables; an earlier run there goes on.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets; what torchvision may download is put there.")
+    ] = None,
+    orders: Annotated[
+        int | None, typer.Option(min=1, max=10, help="Number of task orders; the recipe's otherwise.")
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
+) -> None:
+    """Follow a published protocol: fine-tune each task, merge in several orders by every method, print tables like the paper's."""
+    from flows import reproduce as protocol
+
+    with clear_failures():
+        protocol.run(recipe, folder, out, data=data, orders=orders, tasks=tasks)
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="Folder of the demo's line.")] = Path("demo")) -> None:
+    """Run the main job on embedded data: a base, five tasks arriving one by one, a table of methods, a report."""
+    from flows import demo as demonstration
+
+    with clear_failures():
+        demonstration.run(folder, out)
