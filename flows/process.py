@@ -117,7 +117,11 @@ def end(process: subprocess.Popen) -> None:
 
 
 def die_with_parent() -> None:
-    """In a child about to start: asks the kernel to end it when the parent's thread ends."""
+    """In a child about to start: asks the kernel to end it when the parent's thread ends.
+
+    A shell that starts us in the background has us ignore SIGINT, which Prefect's processes send themselves to end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     descent.die_with_parent(signal.SIGTERM)
 
 
