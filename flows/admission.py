@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flows import encoders, fetching, repro, workspace
+from flows import cutting, encoders, fetching, repro, workspace
 from otmf import cards, datasets, gathering, layout, lineage, settings, splits
 
 
@@ -94,14 +94,17 @@ def prepare(
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)
         aside.rename(attempt.raw(card.name))
-        with contextlib.nullcontext() if known else workspace.cut(attempt, before):
+        with contextlib.nullcontext() if known else cutting.cut(attempt.root, ["pretrained"]):
             repro.track(attempt.root, attempt.raw(card.name))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    document = workspace.read_params(attempt)
-    _append(document, "tasks", card.name, entry.model_dump(mode="json"))
-    _append(document, "steps", step, {"task": card.name, "previous": before, **merged})
-    workspace.write_params(attempt, document)
+    workspace.add_to_params(
+        attempt,
+        {
+            "tasks": {card.name: entry.model_dump(mode="json")},
+            "steps": {step: {"task": card.name, "previous": before, **merged}},
+        },
+    )
     attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
     attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
     counts = {part: found["images"] for part, found in split.manifest["parts"].items()}
@@ -156,9 +159,3 @@ def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Tas
         "head_tune": head_tune.model_dump(mode="json"),
         "evaluate": settings.Evaluate().model_dump(mode="json"),
     }
-
-
-def _append(document: Any, section: str, key: str, value: dict[str, Any]) -> None:
-    if not document.get(section):
-        document[section] = {}
-    document[section][key] = value

@@ -61,6 +61,20 @@ def text(entries: Mapping[str, str]) -> str:
     return _HEAD + "".join(entries.values())
 
 
+def outs(entry: str) -> Iterator[tuple[str, str]]:
+    """Path and md5 of what a stage wrote, of an entry as `parse` gives it."""
+    _, _, part = entry.partition("\n    outs:\n")
+    path = ""
+    for line in part.splitlines():
+        if not line.startswith(("    - ", "      ")):
+            return
+        key, _, value = line[6:].partition(": ")
+        if key == "path":
+            path = value
+        elif key == "md5":
+            yield path, value
+
+
 def _restore(path: Path, kept: Path, *, ended_well: bool) -> None:
     """Puts the others back; what a DVC that did not end well left half-written is dropped."""
     entries = parse(kept.read_text(encoding="utf-8")) or {}

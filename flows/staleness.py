@@ -15,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows import lockfile, repro
+from flows import cutting, lockfile, repro
 from flows.failures import WorkspaceError
 from otmf import layout
 
@@ -51,24 +51,39 @@ def reasons(line: layout.Layout) -> dict[str, str]:
 
 
 def stale(line: layout.Layout, stages: Collection[str]) -> list[str]:
-    """Those of some stages of dvc.yaml that are stale; what else the line has need not be there."""
-    return [name for name in _stale(line, repro.changed(line.root)) if name in stages]
+    """Those of some stages of a clone's dvc.yaml that are stale; what else the line has need not be there."""
+    with cutting.cut(line.root, stages):
+        changed = repro.changed(line.root)
+    return list(_stale(line, changed, stages))
 
 
-def _stale(line: layout.Layout, changed: Mapping[str, str]) -> dict[str, str]:
-    """Stale stages of dvc.yaml -> why, given how paths are other than what DVC holds of them."""
+def _stale(line: layout.Layout, changed: Mapping[str, str], wanted: Collection[str] | None = None) -> dict[str, str]:
+    """Stale stages of dvc.yaml, all or some -> why, given how paths are other than what DVC holds of them."""
     params = _yaml(line.params)
-    lock = line.root / lockfile.NAME
-    locked = _yaml(lock)["stages"] if lock.exists() else {}
-    made = {out["path"]: out["md5"] for entry in locked.values() for out in entry.get("outs", ())}
-    for pointer in (line.root / "data/raw").glob("*.dvc"):
-        made[pointer.with_suffix("").relative_to(line.root).as_posix()] = _yaml(pointer)["outs"][0]["md5"]
+    locked, made = _locked(line.root / lockfile.NAME, wanted)
     found: dict[str, str] = {}
     for name, stage in _stages(_yaml(line.root / "dvc.yaml")["stages"], params):
+        if wanted is not None and name not in wanted:
+            continue
+        for path in stage.reads:
+            if path not in made and (line.root / f"{path}.dvc").exists():
+                made[path] = _yaml(line.root / f"{path}.dvc")["outs"][0]["md5"]
         why = list(_why(line.root, stage, locked.get(name), params, made, changed))
         if why:
             found[name] = "; ".join(why)
     return found
+
+
+def _locked(lock: Path, wanted: Collection[str] | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Stage -> its entry in the lock, all or some; and path -> md5 of what all of them wrote."""
+    text = lock.read_text(encoding="utf-8") if lock.exists() else ""
+    entries = lockfile.parse(text) if wanted is not None else None
+    if entries is None:
+        locked = YAML(typ="safe").load(text)["stages"] if text else {}
+        return locked, {out["path"]: out["md5"] for entry in locked.values() for out in entry.get("outs", ())}
+    made = {path: md5 for entry in entries.values() for path, md5 in lockfile.outs(entry)}
+    some = "".join(entries[name] for name in entries if name in wanted)
+    return YAML(typ="safe").load(f"stages:\n{some}")["stages"] if some else {}, made
 
 
 def _why(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import git, lockfile, repro
+from flows import cutting, git, repro
 from flows.failures import WorkspaceError
 from otmf import cards, gathering, layout, settings
 
@@ -146,6 +147,51 @@ def write_params(line: layout.Layout, document) -> None:
     part.replace(line.params)
 
 
+def add_to_params(line: layout.Layout, added: Mapping[str, Mapping[str, Any]]) -> None:
+    """Puts entries into sections of params.yaml, in place of those of that name; the rest stays as it was written.
+
+    New entries are written at the end of their sections: to take a long document apart and put it together again, comments and
+    all, takes seconds.
+
+    Raises:
+        SettingsError: if what comes out does not hold up.
+    """
+    text = _text(line.params)
+    document = _parsed(YAML(typ="safe"), text, line.params.name)
+    wanted = document | {section: (document.get(section) or {}) | dict(found) for section, found in added.items()}
+    written = text
+    for section, found in added.items():
+        written = _with(written, section, found)
+    new = all(key not in (document.get(section) or {}) for section, found in added.items() for key in found)
+    if new and YAML(typ="safe").load(written) == _plain(wanted):
+        settings.check(_plain(wanted))
+        part = line.params.with_suffix(".part")
+        part.write_text(written, encoding="utf-8")
+        part.replace(line.params)
+        return
+    document = read_params(line)
+    for section, found in added.items():
+        if not document.get(section):
+            document[section] = {}
+        document[section].update(found)
+    write_params(line, document)
+
+
+def _with(text: str, section: str, entries: Mapping[str, Any]) -> str:
+    """A YAML text with entries at the end of a section in block style; as it is where there is no such section."""
+    lines = text.splitlines(keepends=True)
+    start = next((place for place, line in enumerate(lines) if re.match(rf"{section}:( *{{}})? *\n", line)), None)
+    if start is None:
+        return text
+    end = next(
+        (place for place in range(start + 1, len(lines)) if not lines[place].startswith((" ", "\n"))), len(lines)
+    )
+    stream = StringIO()
+    _round_trip().dump(_plain(entries), stream)
+    block = "".join(f"  {line}" for line in stream.getvalue().splitlines(keepends=True))
+    return "".join([*lines[:start], f"{section}:\n", *lines[start + 1 : end], block, *lines[end:]])
+
+
 def result(line: layout.Layout) -> dict[str, Any]:
     """The evaluation of the line's last step.
 
@@ -247,36 +293,8 @@ def begin(
 
 def _bring(clone: layout.Layout, step: str) -> None:
     """Brings the data of the base, and of what was made what a task reads that is merged after a step."""
-    with cut(clone, step):
+    with cutting.cut(clone.root, ["pretrained", f"merge-step@{step}", f"head-tune@{step}"]):
         repro.checkout(clone.root)
-
-
-@contextlib.contextmanager
-def cut(clone: layout.Layout, step: str) -> Iterator[None]:
-    """Leaves of a clone's parameters and lock only the base and a step while DVC looks at it: DVC resolves all stages there are."""
-    document = _parsed(YAML(typ="safe"), _text(clone.params), clone.params.name)
-    lock = clone.root / lockfile.NAME
-    before = {path: path.read_bytes() for path in (clone.params, lock) if path.exists()}
-    entries = lockfile.parse(before[lock].decode()) if lock in before else {}
-    if entries is None:
-        yield
-        return
-    steps = document.get("steps") or {}
-    kept = {
-        name: entries[name] for name in ("pretrained", f"merge-step@{step}", f"head-tune@{step}") if name in entries
-    }
-    try:
-        lock.unlink(missing_ok=True)
-        if kept:
-            lock.write_text(lockfile.text(kept), encoding="utf-8")
-        with clone.params.open("w", encoding="utf-8") as stream:
-            YAML(typ="safe").dump(
-                document | {"tasks": {}, "steps": {step: steps[step]} if step in steps else {}}, stream
-            )
-        yield
-    finally:
-        for path, content in before.items():
-            path.write_bytes(content)
 
 
 def drop(line: layout.Layout, name: str) -> None:

@@ -1,0 +1,45 @@
+"""A clone cut to some stages while DVC looks at it: DVC resolves every stage there is, and a long line has hundreds.
+
+Only for clones that nobody else looks at: parameters and lock are others meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from flows import lockfile
+
+PARAMS = "params.yaml"
+
+
+@contextlib.contextmanager
+def cut(root: Path, stages: Collection[str]) -> Iterator[None]:
+    """Leaves of a clone's parameters and lock what some stages need, and puts the rest back afterwards.
+
+    A lock of another form than DVC's own is left as it is.
+    """
+    params, lock = root / PARAMS, root / lockfile.NAME
+    before = {path: path.read_bytes() for path in (params, lock) if path.exists()}
+    entries = lockfile.parse(before[lock].decode()) if lock in before else {}
+    if entries is None:
+        yield
+        return
+    document = YAML(typ="safe").load(before[params].decode())
+    keys = {name.partition("@")[2] for name in stages}
+    for section in ("tasks", "steps"):
+        document[section] = {key: value for key, value in (document.get(section) or {}).items() if key in keys}
+    kept = {name: text for name, text in entries.items() if name in stages}
+    try:
+        lock.unlink(missing_ok=True)
+        if kept:
+            lock.write_text(lockfile.text(kept), encoding="utf-8")
+        with params.open("w", encoding="utf-8") as stream:
+            YAML(typ="safe").dump(document, stream)
+        yield
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)

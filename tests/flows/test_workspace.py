@@ -1,0 +1,62 @@
+"""params.yaml of a line: entries are added, everything else stays as a person wrote it."""
+
+from __future__ import annotations
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows import workspace
+from otmf import layout, settings
+from tests import makers
+
+TASK = {"finetune": {"epochs": 3}}
+STEP = {"task": "one", "previous": "s00", "merge": {"steps": 7}}
+
+
+@pytest.fixture
+def line(tmp_path) -> layout.Layout:
+    return layout.Layout(makers.line(tmp_path / "line"))
+
+
+def loaded(line: layout.Layout) -> dict:
+    return YAML(typ="safe").load(line.params.read_text())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "line: small  # mine\ntasks: {}\nsteps: {}\n",
+        "line: small\ntasks: {}   \n# what is merged\nsteps: {}\ngate: {largest_drop: 1}  # open\n",
+        "line: small\nsteps:\n  s01: {task: zero, previous: s00}\n\ntasks:\n  zero: {}\n",
+        "line: small\nsteps: {s01: {task: zero, previous: s00}}\ntasks: {zero: {}}\n",
+        "line: small\n",
+    ],
+)
+def test_entries_come_last_and_the_rest_stays(line, text) -> None:
+    line.params.write_text(text)
+    before = loaded(line)
+    step = "s02" if before.get("steps") else "s01"
+    own = STEP | {"previous": f"s{int(step[1:]) - 1:02d}"}
+    workspace.add_to_params(line, {"tasks": {"one": TASK}, "steps": {step: own}})
+    after = loaded(line)
+    assert after["tasks"] == {**(before.get("tasks") or {}), "one": TASK}
+    assert after["steps"] == {**(before.get("steps") or {}), step: own}
+    assert {key: value for key, value in after.items() if key not in ("tasks", "steps")} == {
+        key: value for key, value in before.items() if key not in ("tasks", "steps")
+    }
+    for comment in ("# mine", "# what is merged", "# open"):
+        assert (comment in text) == (comment in line.params.read_text())
+
+
+def test_entry_of_a_known_name_takes_its_place(line) -> None:
+    workspace.add_to_params(line, {"tasks": {"one": TASK}, "steps": {"s01": STEP}})
+    workspace.add_to_params(line, {"tasks": {"one": {}}, "steps": {"s01": STEP | {"merge": {}}}})
+    assert loaded(line)["tasks"] == {"one": {}}
+    assert loaded(line)["steps"]["s01"]["merge"] == {}
+
+
+def test_what_does_not_hold_up_is_not_written(line) -> None:
+    before = line.params.read_text()
+    with pytest.raises(settings.SettingsError, match="epochs"):
+        workspace.add_to_params(line, {"tasks": {"one": {"finetune": {"epochs": 0}}}, "steps": {"s01": STEP}})
+    assert line.params.read_text() == before
