@@ -29,12 +29,12 @@ def brought(line: layout.Layout, card: cards.Card, base: Path) -> Iterator[tuple
     if card.source != cards.PACKAGED:
         yield card, base
         return
-    folder = line.private / "fetched" / card.name
+    card, folder = cards.absolute(card, base), line.private / "fetched" / card.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
     try:
         process.pump(
-            [sys.executable, "-m", "stages", "packaged", card.dataset, str((base / card.path).resolve()), str(folder / "data")],
+            [sys.executable, "-m", "stages", "packaged", card.dataset, card.path, str(folder / "data")],
             folder=line.root, log=lambda _: None, extra={WARM: ""},
         )  # fmt: skip
         arrays = folder / "data" / images.ARRAYS
@@ -42,11 +42,6 @@ def brought(line: layout.Layout, card: cards.Card, base: Path) -> Iterator[tuple
         if not arrays.exists():
             names = [str(position) for position in range(len(card.classes))]
             content |= {"source": "folder", "path": str(folder / "data"), "folders": names}
-        if card.checkpoint is not None:
-            content["checkpoint"] = {
-                key: str((base / value).resolve()) if key in ("path", "head") and value else value
-                for key, value in content["checkpoint"].items()
-            }
         yield cards.Card.model_validate(content), folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -85,7 +85,8 @@ def run(name: str, folder: Path, out: Console, *, data: Path | None, orders: int
         tasks: only the first so many; None: all.
     """
     path, recipe, key = find(name)
-    counts = sorted({min(count, tasks or len(recipe.tasks)) for count in recipe.counts})
+    most = min(tasks or len(recipe.tasks), len(recipe.tasks))
+    counts = sorted({min(count, most) for count in recipe.counts})
     chosen = orders or recipe.orders
     root = folder / "line"
     with warm.interpreter():
@@ -146,10 +147,7 @@ def _create(root: Path, path: Path, recipe: Recipe, key: str) -> None:
     base = recipe.base
     if base.path:
         base = base.model_copy(update={"path": str((path.parent / base.path).resolve())})
-    parts = tuple(
-        one if one.source == "embedded" else one.model_copy(update={"path": str((path.parent / one.path).resolve())})
-        for one in base.parts
-    )
+    parts = tuple(cards.absolute(one, path.parent) for one in base.parts)
     (part / "pretrained.yaml").write_text(cards.dump(base.model_copy(update={"parts": parts})), encoding="utf-8")
     yaml = YAML(typ="rt")
     document = yaml.load((workspace.template() / "params.yaml").read_text(encoding="utf-8"))
@@ -174,12 +172,10 @@ def _over(document: Any, section: str, values: Any) -> None:
 def _card(path: Path, recipe: Recipe, task: str, folder: Path, data: Path | None) -> Path:
     """A card whose path leads to the data."""
     shipped = path.parent / recipe.cards / f"{task}.yaml"
-    card = cards.read(shipped)
-    if card.source != "embedded":
-        lies, usual = (shipped.parent / card.path).resolve(), (path.parent / recipe.sets).resolve()
-        if data is not None and lies.is_relative_to(usual):
-            lies = (data / os.path.relpath(lies, usual)).resolve()
-        card = card.model_copy(update={"path": str(lies)})
+    card = cards.absolute(cards.read(shipped), shipped.parent)
+    usual = (path.parent / recipe.sets).resolve()
+    if data is not None and Path(card.path).is_relative_to(usual):
+        card = card.model_copy(update={"path": str((data / os.path.relpath(card.path, usual)).resolve())})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{task}.yaml").write_text(cards.dump(card), encoding="utf-8")
     return folder / f"{task}.yaml"

@@ -252,6 +252,16 @@ class BaseCard(_Strict):
         return self
 
 
+def absolute(card: Card, base: Path) -> Card:
+    """A card whose paths hold in any folder; `base` is the one that they start from."""
+    checkpoint = card.checkpoint
+    if checkpoint is not None:
+        head = None if checkpoint.head is None else str((base / checkpoint.head).resolve())
+        checkpoint = checkpoint.model_copy(update={"path": str((base / checkpoint.path).resolve()), "head": head})
+    path = card.path if card.source == "embedded" else str((base / card.path).resolve())
+    return card.model_copy(update={"path": path, "checkpoint": checkpoint})
+
+
 def read(path: Path) -> Card:
     """The task card in a YAML file, checked.
 

@@ -105,3 +105,15 @@ def test_aliases_below_free_settings_do_not_grow(tmp_path) -> None:
     levels = "\n".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))
     with pytest.raises(cards.CardError, match="whose aliases repeat it many times over"):
         read(tmp_path, f"name: a\nsource: npz\npath: x\nfinetune:\n  a0: &a0 [lol]\n{levels}\n")
+
+
+def test_paths_of_an_absolute_card_hold_anywhere(tmp_path) -> None:
+    content = "name: a\nsource: npz\npath: x.npz\ncheckpoint: {path: sub/expert, missing: [a*]}\n"
+    card = cards.absolute(read(tmp_path, content), tmp_path)
+    assert (card.path, card.checkpoint.path, card.checkpoint.head) == (
+        str(tmp_path / "x.npz"),
+        str(tmp_path / "sub/expert"),
+        None,
+    )
+    assert card.checkpoint.missing == ("a*",)
+    assert cards.absolute(read(tmp_path, "name: a\nsource: embedded\npath: dice\n"), tmp_path).path == "dice"
