@@ -174,6 +174,8 @@ def _audit(
               for stage in found.statement.predicate.buildDefinition.otmf_stages}  # fmt: skip
     decision, details = record.statement.decision, record.statement.predicate.runDetails
     broken = [Broken(about=check.about, trouble=check.trouble) for check in checks if check.trouble]
+    base_licence = _base_licence(read)
+    tasks = [_task(read, step, params.steps[step].task, order, evaluations, last, stages) for step in order]
     return Audit(
         line=params.line,
         version=number,
@@ -184,12 +186,12 @@ def _audit(
         reads=encoder.reads,
         commit=commit,
         generated=at,
-        deviations=[*_deviations(records, record), *(f"{one.about}: {one.trouble}" for one in broken)],
+        deviations=[*_deviations(records, record), *_unlicensed(tasks, base_licence), *(f"{one.about}: {one.trouble}" for one in broken)],
         checks_held=sum(not check.trouble for check in checks),
         checks_broken=broken,
         base=_data(stages["pretrained"], "data/raw/pretrained"),
-        base_licence=_base_licence(read),
-        tasks=[_task(read, step, params.steps[step].task, order, evaluations, last, stages) for step in order],
+        base_licence=base_licence,
+        tasks=tasks,
         steps=[_step(read, step, params.steps[step], evaluations, stages, making) for step in order],
         decisions=[
             Decided(record=one.name, sha256=one.sha256, signed_by=sorted(one.envelope.signatures), decision=one.statement.decision)
@@ -258,6 +260,11 @@ def _deviations(records: Sequence[ledger.Record], last: ledger.Record) -> list[s
             if dirty:
                 found.append(f"{record.name} was made from a tree with uncommitted changes")
     return found
+
+
+def _unlicensed(tasks: Sequence[Task], base_licence: str) -> list[str]:
+    names = [*([] if base_licence else ["the base"]), *(task.name for task in tasks if not task.licence)]
+    return [f"no licence is stated for the data of {', '.join(names)}"] if names else []
 
 
 def _base_licence(read: _Commit) -> str:

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from otmf import statements
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, LEFT = 118, 40, 34, 36, 92
+LINE = "#8195ab"
 ROWS = ("raw", "finetuned", "task_vectors", "merged", "heads")
 NAMES = {"raw": "data", "finetuned": "fine-tuned", "task_vectors": "task vector", "merged": "merged", "heads": "heads"}
 
@@ -67,7 +68,8 @@ def svg(stages: Mapping[str, statements.Stage], tasks: Mapping[str, str], champi
     width = LEFT + (len(tasks) + 1) * (WIDTH + GAP_X)
     height = 8 + len(ROWS) * (HEIGHT + GAP_Y)
     parts = [
-        f'<svg id="graph" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="lineage" style="min-width:{min(width, 900)}px;width:100%;max-width:{width * 1.1:.0f}px">'
+        f'<svg id="graph" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="lineage" style="min-width:{width * 0.9:.0f}px;width:100%;max-width:{width * 1.1:.0f}px">',
+        f'<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="{LINE}"/></marker></defs>',
     ]
     parts += [
         f'<text x="0" y="{8 + row * (HEIGHT + GAP_Y) + HEIGHT / 2 + 4}" font-size="12" fill="#4b5a6b">{NAMES[kind]}</text>'
@@ -89,12 +91,12 @@ def _edge(source: Node, target: Node) -> str:
         start, end = (source.x + WIDTH, source.y + HEIGHT / 2), (target.x + WIDTH, target.y + HEIGHT / 2)
         bend = max(start[0], end[0]) + 8 + 9 * abs(target.row - source.row)
         path = f"M{start[0]} {start[1]} C{bend} {start[1]} {bend} {end[1]} {end[0]} {end[1]}"
-    return f'<path d="{path}" fill="none" stroke="#9fb0c3" stroke-width="1.2"/>'
+    return f'<path d="{path}" fill="none" stroke="{LINE}" stroke-width="1.2" marker-end="url(#tip)"/>'
 
 
 def _node(node: Node, champion: bool) -> str:
     name = node.path.split("/")[-1].replace("pretrained", "base")
-    fill, stroke = ("#dcefdc", "#2e7d32") if champion else ("#f6f8fb", "#9fb0c3")
+    fill, stroke = ("#dcefdc", "#2e7d32") if champion else ("#f6f8fb", LINE)
     shown = name if len(name) <= 15 else name[:14] + "…"
     return (
         f"<g><title>{escape(node.path)} sha256 {escape(node.sha256)}</title>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -57,7 +58,12 @@ def point(line: layout.Layout) -> int:
 def serve(
     line: layout.Layout, *, host: str, port: int, largest_mib: float, most: int, say: Callable[[str], None]
 ) -> int:
-    """Serves until interrupted; follows the line's champion. Returns the exit code of the process with the model."""
+    """Serves until interrupted; follows the line's champion. Returns the exit code of the process with the model.
+
+    Raises:
+        WorkspaceError: if the address cannot be listened on, or as `point`.
+    """
+    _require_free(host, port)
     line.private.mkdir(exist_ok=True)
     point(line)
     arguments = [str(notice(line)), str(log(line)), host, str(port), str(largest_mib), str(most)]
@@ -78,6 +84,18 @@ def serve(
     finally:
         process.end(server)
     return server.returncode
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with contextlib.closing(socket.create_server((host, port), family=family)):
+            pass
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0].lower()
+        raise workspace.WorkspaceError(
+            f"expected an address that is free to listen on; received {host}:{port}: {reason}; give another --port or --host"
+        ) from error
 
 
 def _follow(line: layout.Layout) -> str:

@@ -196,6 +196,7 @@ def test_page_reads_well_in_a_real_browser_and_on_paper(written, tmp_path) -> No
     ).stdout
     assert dumped.count("<rect") == 4 + 5 * 3, "a box for each content"
     assert "data/models/merged/s03 sha256 " in dumped
+    assert dumped.count('marker-end="url(#tip)"') == 3 + 6 * 3, "an arrow from what was read to what was made of it"
     text = re.sub(r"\s+", " ", re.sub(r"<style.*?</style>|<[^>]+>", " ", dumped, flags=re.DOTALL))
     assert "Audit of shop v3" in text
     assert "1 of 3 records are unsigned: 000001.json" in text

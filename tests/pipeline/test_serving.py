@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,15 @@ def root(otmf, tmp_path_factory) -> Path:
     for number, name in enumerate(("first", "second"), start=1):
         otmf("onboard", makers.card(folder / "cards", name, seed=number), "--line", root)
     return root
+
+
+def test_port_that_is_taken_is_said_in_one_sentence(otmf, root) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = otmf("serve", "--line", root, "--port", port, code=1)
+    said = " ".join(refused.stderr.split())
+    assert f"free to listen on; received 127.0.0.1:{port}: address already in use; give another --port" in said
+    assert "Traceback" not in said
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_everything_is_verified_and_reported_in_its_own_words(otmf, root, tmp_pa
     otmf("audit", "v2", "--output", tmp_path / "audit", "--line", root)
     page = (tmp_path / "audit/audit.html").read_text()
     assert "old texts" in page
+    assert re.search(r"no licence is stated for the data of [^<]*second", page), "said on top, among the deviations"
     assert "images" not in page
     card = (tmp_path / "audit/MODEL_CARD.md").read_text()
     assert "pipeline_tag: text-classification" in card
