@@ -1,7 +1,9 @@
 """AdaMerging, which the cost of a merge step is measured against: coefficients of all task vectors, trained by entropy on inputs of all tasks.
 
 Source: Yang et al. (2024), arXiv:2310.02575. It keeps every task vector and passes a batch of every task at each step, so that both grow with
-the number of tasks.
+the number of tasks. The published code keeps the graphs of all tasks' batches until one backward pass; here the gradient at the merged
+weights is summed over the tasks and taken to the coefficients by inner products: the same numbers in less memory, so that what grows with
+the number of tasks is what must.
 """
 
 from __future__ import annotations
@@ -33,24 +35,29 @@ def merge(
         steps: of the optimiser.
     """
     keys = list(vectors[0])
-    shape = (len(vectors), len(keys)) if layer_wise else (len(vectors), 1)
-    coefficients = torch.full(shape, START, requires_grad=True)
+    coefficients = torch.full((len(vectors), len(keys) if layer_wise else 1), START, requires_grad=True)
     optimiser = torch.optim.Adam([coefficients], lr=RATE)
 
     def state() -> dict[str, Tensor]:
         found = dict(pretrained)
         for place, key in enumerate(keys):
-            own = coefficients[:, place if layer_wise else 0]
-            found[key] = pretrained[key] + sum(one * vector[key] for one, vector in zip(own, vectors, strict=True))
+            merged = pretrained[key].clone()
+            for one, vector in zip(coefficients[:, place if layer_wise else 0].tolist(), vectors, strict=True):
+                merged.add_(vector[key], alpha=one)
+            found[key] = merged
         return found
 
     for _ in range(steps):
-        optimiser.zero_grad()
         merged = state()
-        sum(_entropy(one(merged)) for one in logits).backward()
+        for key in keys:
+            merged[key].requires_grad_()
+        for one in logits:
+            _entropy(one(merged)).backward()
+        slopes = [[torch.sum(vector[key] * merged[key].grad) for key in keys] for vector in vectors]
+        gradient = torch.tensor(slopes)
+        coefficients.grad = gradient if layer_wise else gradient.sum(dim=1, keepdim=True)
         optimiser.step()
-    with torch.no_grad():
-        return {key: value.detach() for key, value in state().items()}
+    return state()
 
 
 def _entropy(logits: Tensor) -> Tensor:
