@@ -1,7 +1,7 @@
-"""A warm interpreter: one process that has DVC, torch and the rest imported, and forks itself for each DVC that a flow
-starts (`python -m stages._dvc`) and for each stage that DVC starts.
+"""A warm interpreter: one process that has DVC imported and forks itself for each DVC that a flow starts (`python -m
+stages._dvc`), and one that has torch and the rest and forks itself for each stage that DVC starts.
 
-DVC still starts `python -m stages NAME KEY` as its own process, which only hands arguments, folder, environment and its
+The second is the first's parent, so that DVC need not wait until torch is there. DVC still starts `python -m stages NAME KEY` as its own process, which only hands arguments, folder, environment and its
 output streams over a Unix socket and waits for the exit code; so every guarantee of DVC's stands. The fork happens
 before any thread of a numeric library exists. What is forked dies with the process that asked for it, and all die with the
 process that started the server (its standard input closes).
@@ -20,20 +20,21 @@ import socket
 import sys
 
 from otmf import descent
+from stages import _parsed
 
 DVC = "dvc"
 _LENGTH = 8
 
 
 def forward(path: str, arguments: list[str]) -> int | None:
-    """Runs a stage in the warm interpreter at a socket; its exit code, or None where no interpreter answers.
+    """Runs a stage, or DVC, in the warm interpreter at a socket; its exit code, or None where no interpreter answers.
 
     Asked to end, it ends once what was forked for it has ended.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
-            connection.connect(path)
+            connection.connect(_door(path, arguments[0]))
             answer = _ask(connection, arguments)
         except OSError:  # none is there, or it ended before it had read the request
             return None
@@ -65,16 +66,46 @@ def _withdraw(connection: socket.socket) -> None:
         connection.recv(16)
 
 
+def _door(path: str, name: str) -> str:
+    return f"{path}.{DVC}" if name == DVC else path
+
+
 def serve(path: str) -> None:
-    """Answers at a socket until standard input closes."""
+    """Answers at two sockets, for DVC and for stages, until standard input closes."""
+    doors = [_door(path, DVC), path]
+    for_dvc, for_stages = map(_listening, doors)
+    try:
+        _preload_dvc()
+        light = os.fork()
+        if light == 0:
+            for_stages.close()
+            try:
+                _answer(for_dvc)
+            finally:
+                os._exit(0)
+        for_dvc.close()
+        _preload_stages()
+        _answer(for_stages)
+        os.waitpid(light, 0)
+    finally:
+        for door in doors:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(door)
+
+
+def _listening(door: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(door)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(0o177)
-    listener.bind(path)
+    listener.bind(door)
     os.umask(previous)
     listener.listen(16)
-    _preload()
+    return listener
+
+
+def _answer(listener: socket.socket) -> None:
+    """Forks for each request until standard input closes."""
     gc.freeze()  # what is loaded stays shared with every child, and no child's collector walks it
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ, ("listener", None, None))
@@ -86,8 +117,6 @@ def serve(path: str) -> None:
     finally:
         for child in children:
             _end(child)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 def _turn(selector: selectors.BaseSelector, listener: socket.socket, children: dict[int, socket.socket]) -> bool:
@@ -113,6 +142,8 @@ def _start(selector: selectors.BaseSelector, listener: socket.socket, children: 
     except (OSError, ValueError):
         connection.close()
         return
+    if request["arguments"][:1] == [DVC]:
+        _parsed.note(request["folder"])
     child = os.fork()
     if child == 0:
         selector.close()
@@ -149,6 +180,7 @@ def _become(request: dict, streams: list[int]) -> None:
     """Turns the forked child into the stage; does not return."""
     code = 1
     try:
+        gc.enable()
         descent.die_with_parent()
         os.setsid()
         os.dup2(streams[0], 1)
@@ -173,6 +205,7 @@ def _run_as(name: str, arguments: list[str]) -> int:
         from dvc.cli import main
 
         os.environ[descent.STARTED_BY] = str(os.getpid())  # its stages end with it, as it does with the one that asked
+        _parsed.use()
         return main(arguments)
     from stages import _run
 
@@ -190,16 +223,17 @@ def _read(connection: socket.socket, length: int) -> bytes:
     return b"".join(parts)
 
 
-def _preload() -> None:
-    """Imports what DVC, which comes first, and the stages after it use.
-
-    DVC's own modules have other names in other versions: what is not there is imported by what needs it.
-    """
+def _preload_dvc() -> None:
+    """Imports what DVC uses. Its modules have other names in other versions: what is not there is imported by what needs it."""
+    gc.disable()  # until a request is answered: all that is made now stays
     for name in ("cachemgr", "cli.parser", "dirs", "repo.open_repo", "utils.strictyaml"):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"dvc.{name}")
     with contextlib.suppress(ImportError, AttributeError):
         importlib.import_module("dvc.cli.parser").get_main_parser()
+
+
+def _preload_stages() -> None:
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
@@ -210,3 +244,4 @@ def _preload() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(sys.argv[1])
+    os._exit(0)  # what is loaded has nothing to put away, and taking it apart takes a third of a second

@@ -146,8 +146,9 @@ def working(root) -> list[int]:
     return found
 
 
-def test_socket_is_open_to_its_owner_alone(environment) -> None:
-    assert os.stat(environment[WARM]).st_mode & 0o077 == 0
+def test_sockets_are_open_to_their_owner_alone(environment) -> None:
+    for door in (environment[WARM], f"{environment[WARM]}.dvc"):
+        assert os.stat(door).st_mode & 0o077 == 0
 
 
 def test_stage_that_starts_after_its_owner_ended_does_not_begin(root) -> None:
