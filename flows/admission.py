@@ -94,7 +94,7 @@ def prepare(
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)
         aside.rename(attempt.raw(card.name))
-        with contextlib.nullcontext() if known else cutting.cut(attempt.root, ["pretrained"]):
+        with contextlib.nullcontext() if known else cutting.cut(attempt.root, ["pretrained"], [card.name]):
             repro.track(attempt.root, attempt.raw(card.name))
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""A clone cut to some stages while DVC looks at it: DVC resolves every stage there is, and a long line has hundreds.
+"""A clone cut to some stages while DVC looks at it: DVC resolves every stage there is, and opens the file of every folder of
+data, and a long line has hundreds.
 
 Only for clones that nobody else looks at: parameters and lock are others meanwhile.
 """
@@ -11,35 +12,41 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from flows import lockfile
+from flows import lockfile, plain_yaml
 
-PARAMS = "params.yaml"
+PARAMS, IGNORED = "params.yaml", ".dvcignore"
 
 
 @contextlib.contextmanager
-def cut(root: Path, stages: Collection[str]) -> Iterator[None]:
-    """Leaves of a clone's parameters and lock what some stages need, and puts the rest back afterwards.
+def cut(root: Path, stages: Collection[str], data: Collection[str] = ()) -> Iterator[None]:
+    """Leaves of a clone's parameters, lock and folders of data what some stages need, and puts the rest back afterwards.
+
+    Folders of data named in `data` are seen as well.
 
     A lock of another form than DVC's own is left as it is.
     """
-    params, lock = root / PARAMS, root / lockfile.NAME
-    before = {path: path.read_bytes() for path in (params, lock) if path.exists()}
+    params, lock, ignored = root / PARAMS, root / lockfile.NAME, root / IGNORED
+    before = {path: path.read_bytes() for path in (params, lock, ignored) if path.exists()}
     entries = lockfile.parse(before[lock].decode()) if lock in before else {}
     if entries is None:
         yield
         return
-    document = YAML(typ="safe").load(before[params].decode())
+    document = plain_yaml.load(before[params].decode())
     keys = {name.partition("@")[2] for name in stages}
     for section in ("tasks", "steps"):
         document[section] = {key: value for key, value in (document.get(section) or {}).items() if key in keys}
     kept = {name: text for name, text in entries.items() if name in stages}
+    wanted = {"pretrained", *data, *document["tasks"], *(step["task"] for step in document["steps"].values())}
+    seen = ["/data/raw/*.dvc", *(f"!/data/raw/{name}.dvc" for name in sorted(wanted))]
     try:
         lock.unlink(missing_ok=True)
         if kept:
             lock.write_text(lockfile.text(kept), encoding="utf-8")
         with params.open("w", encoding="utf-8") as stream:
             YAML(typ="safe").dump(document, stream)
+        ignored.write_bytes(before.get(ignored, b"") + "\n".join(["", *seen, ""]).encode())
         yield
     finally:
+        ignored.unlink(missing_ok=True)
         for path, content in before.items():
             path.write_bytes(content)

@@ -11,9 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from flows import git, keyring, tracking, workspace
+from flows import git, keyring, lockfile, tracking, workspace
 from flows.release import release
 from otmf import host, layout, ledger, lineage, statements
 
@@ -96,10 +94,11 @@ def of_model(
 ) -> statements.Statement:
     """The statement about what a clone's stages made: every output by its hash, and everything that went in."""
     digests = _Digests(clone.root)
-    lock = YAML(typ="safe").load((clone.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outcomes = {name: outcome for name, outcome in made.outcomes.items() if outcome != "unchanged"}
+    lock = lockfile.read((clone.root / lockfile.NAME).read_text(encoding="utf-8"), outcomes)
     stages = {
-        name: _stage(lock[name], outcome, digests, made.store, made.known[name]) for name, outcome in made.outcomes.items() if outcome != "unchanged"
-    }  # fmt: skip
+        name: _stage(lock[name], outcome, digests, made.store, made.known[name]) for name, outcome in outcomes.items()
+    }
     outputs = {path for stage in stages.values() for path in stage.outputs}
     inputs = {path: found for stage in stages.values() for path, found in stage.inputs.items() if path not in outputs}
     described = [*DESCRIBED, *(f"data/cards/{task}.yaml" for task in made.tasks), *(f"data/raw/{task}.dvc" for task in made.tasks)]  # fmt: skip

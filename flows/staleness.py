@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from flows import cutting, lockfile, repro
+from flows import cutting, lockfile, plain_yaml, repro
 from flows.failures import WorkspaceError
 from otmf import layout
 
@@ -79,11 +77,9 @@ def _locked(lock: Path, wanted: Collection[str] | None) -> tuple[dict[str, Any],
     text = lock.read_text(encoding="utf-8") if lock.exists() else ""
     entries = lockfile.parse(text) if wanted is not None else None
     if entries is None:
-        locked = YAML(typ="safe").load(text)["stages"] if text else {}
+        locked = plain_yaml.load(text)["stages"] if text else {}
         return locked, {out["path"]: out["md5"] for entry in locked.values() for out in entry.get("outs", ())}
-    made = {path: md5 for entry in entries.values() for path, md5 in lockfile.outs(entry)}
-    some = "".join(entries[name] for name in entries if name in wanted)
-    return YAML(typ="safe").load(f"stages:\n{some}")["stages"] if some else {}, made
+    return lockfile.read(text, wanted), {path: md5 for entry in entries.values() for path, md5 in lockfile.outs(entry)}
 
 
 def _why(
@@ -165,4 +161,4 @@ def _value(content: Any, key: str) -> Any:
 
 
 def _yaml(path: Path) -> Any:
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    return plain_yaml.load(path.read_text(encoding="utf-8"))

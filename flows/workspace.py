@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import cutting, git, repro
+from flows import cutting, git, plain_yaml, repro
 from flows.failures import WorkspaceError
 from otmf import cards, gathering, layout, settings
 
@@ -129,7 +129,7 @@ def params(line: layout.Layout) -> settings.Params:
 @functools.lru_cache(maxsize=8)
 def _checked(text: str, name: str) -> settings.Params:
     """Parameters of a text, parsed as DVC parses it: without comments it takes a fifth of the time."""
-    return settings.check(_parsed(YAML(typ="safe"), text, name))
+    return settings.check(_parsed(plain_yaml.load, text, name))
 
 
 def read_params(line: layout.Layout):
@@ -157,13 +157,13 @@ def add_to_params(line: layout.Layout, added: Mapping[str, Mapping[str, Any]]) -
         SettingsError: if what comes out does not hold up.
     """
     text = _text(line.params)
-    document = _parsed(YAML(typ="safe"), text, line.params.name)
+    document = _parsed(plain_yaml.load, text, line.params.name)
     wanted = document | {section: (document.get(section) or {}) | dict(found) for section, found in added.items()}
     written = text
     for section, found in added.items():
         written = _with(written, section, found)
     new = all(key not in (document.get(section) or {}) for section, found in added.items() for key in found)
-    if new and YAML(typ="safe").load(written) == _plain(wanted):
+    if new and plain_yaml.load(written) == _plain(wanted):
         settings.check(_plain(wanted))
         part = line.params.with_suffix(".part")
         part.write_text(written, encoding="utf-8")
@@ -292,8 +292,9 @@ def begin(
 
 
 def _bring(clone: layout.Layout, step: str) -> None:
-    """Brings the data of the base, and of what was made what a task reads that is merged after a step."""
-    with cutting.cut(clone.root, ["pretrained", f"merge-step@{step}", f"head-tune@{step}"]):
+    """Brings all data, which evaluations read, and of what was made what a task reads that is merged after a step."""
+    data = [path.stem for path in (clone.root / "data/raw").glob("*.dvc")]
+    with cutting.cut(clone.root, ["pretrained", f"merge-step@{step}", f"head-tune@{step}"], data):
         repro.checkout(clone.root)
 
 
@@ -335,7 +336,7 @@ def commit(folder: Path, message: str) -> str:
 
 
 def _load(path: Path) -> Any:
-    return _parsed(_round_trip(), _text(path), path.name)
+    return _parsed(_round_trip().load, _text(path), path.name)
 
 
 def _text(path: Path) -> str:
@@ -345,9 +346,9 @@ def _text(path: Path) -> str:
         raise _not_yaml(path.name, error) from error
 
 
-def _parsed(yaml: YAML, text: str, name: str) -> Any:
+def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
     try:
-        document = yaml.load(text)
+        document = load(text)
     except (YAMLError, RecursionError) as error:
         raise _not_yaml(name, error) from error
     if not isinstance(document, dict):

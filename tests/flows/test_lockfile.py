@@ -102,3 +102,12 @@ def test_form_that_dvc_does_not_write_is_not_put_together(folder) -> None:
 def test_parts_make_up_the_whole(names) -> None:
     text = HEAD + "".join(map(entry, names))
     assert lockfile.parse(text) == {name: entry(name) for name in names}
+
+
+def test_entries_are_read_as_the_whole_would_be() -> None:
+    whole = HEAD + entry("pretrained") + entry("finetune@one", "a1")
+    assert lockfile.read(whole, ["finetune@one", "none"]) == {
+        "finetune@one": {"cmd": "python -m stages finetune@one", "outs": [{"path": "data/finetune@one", "md5": "a1"}]}
+    }
+    assert lockfile.read("stages: {b: {cmd: x}, c: {cmd: y}}\n", ["c"]) == {"c": {"cmd": "y"}}
+    assert lockfile.read("", ["c"]) == lockfile.read(whole, []) == {}
