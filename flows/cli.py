@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -254,6 +256,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
+    gc.set_threshold(
+        50_000, 20, 100
+    )  # what Prefect and MLflow import is walked less often: half a second of an onboarding
+    atexit.register(gc.freeze)  # and not once more when the command ends, for as long again
     app()
 
 
