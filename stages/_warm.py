@@ -237,8 +237,10 @@ def _preload_stages() -> None:
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
-    from otmf import finetuning, fusion, methods  # noqa: F401
+    from otmf import backbones, finetuning, fusion, methods  # noqa: F401
     from stages import _encoder, _run, _tracking, evaluate, extract, finetune, head_tune, merge_step, pretrained  # noqa: F401
+
+    backbones.preload()
 
 
 if __name__ == "__main__":

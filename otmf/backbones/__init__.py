@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 from otmf import datasets
 from otmf.backbones._backbone import Backbone
 
-__all__ = ["CONFIG", "Backbone", "build", "extract", "opened", "read_config", "tagged"]
+__all__ = ["CONFIG", "Backbone", "build", "extract", "opened", "preload", "read_config", "tagged"]
 CONFIG = "backbone.json"
 
 
@@ -38,6 +40,13 @@ def build(config: Mapping[str, Any], folder: Path | None = None) -> Backbone:
     from otmf.backbones import vision
 
     return vision.build(config)
+
+
+def preload() -> None:
+    """Imports the libraries of every kind of encoder, as far as they are installed: they take seconds, once per process."""
+    for kind in ("vision", "text"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{__name__}.{kind}")
 
 
 def opened(folder: Path) -> Backbone:

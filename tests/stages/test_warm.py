@@ -165,3 +165,14 @@ def test_stage_that_starts_after_its_owner_ended_does_not_begin(root) -> None:
     done = stage(root, "evaluate", "s07", OTMF_STARTED_BY=str(os.getpid()))
     assert done.returncode == 1
     assert "it has ended" not in done.stderr
+
+
+def test_libraries_of_encoders_are_there_before_a_stage_asks() -> None:
+    """They take seconds, and each stage is a fork of its own."""
+    code = (
+        "import sys; from stages import _warm; _warm._preload_stages(); before = set(sys.modules)\n"
+        "from otmf import backbones; from tests import makers; backbones.build(makers.BACKBONE)\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert not {"open_clip", "torchvision", "transformers", "mlflow", "pandas"} & set(said.split())
