@@ -29,8 +29,15 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 }
 
 
-def run(line: layout.Layout, *, orders: int, log: Callable[[str], None]) -> None:
-    """Brings the comparison of the tasks merged so far up to date, and commits it; the line is as before if it fails."""
+def run(line: layout.Layout, *, orders: int, trained: int | None = None, log: Callable[[str], None]) -> None:
+    """Brings the comparison of the tasks merged so far up to date, and commits it; the line is as before if it fails.
+
+    Args:
+        line: the folder.
+        orders: number of task orders.
+        trained: how many of them methods that train masks are run over; all otherwise.
+        log: takes the lines of output.
+    """
     with workspace.locked(line):
         workspace.require_clean(line)
         params = workspace.params(line)
@@ -47,6 +54,7 @@ def run(line: layout.Layout, *, orders: int, log: Callable[[str], None]) -> None
             [FIRST_SEED + place for place in range(orders)],
             params.defaults.merge,
             params.defaults.head_tune,
+            trained,
         )
         commit = git.run(attempt.root, "rev-parse", "HEAD").strip()
         uri = tracking.uri(line)
@@ -93,15 +101,19 @@ def table(line: layout.Layout) -> Table:
     """The comparison as a table for the terminal, in per cent."""
     tasks = references(line)
     shown = Table(title=f"Methods over {len(tasks)} tasks (mean and deviation over orders, %)")
-    for column in ("method", "sees", "labels", "ACC", "BWT", "of fine-tuned"):
+    for column in ("method", "sees", "labels", "orders", "ACC", "BWT", "of fine-tuned"):
         shown.add_column(
             column, justify="left" if column in ("method", "sees", "labels") else "right", no_wrap=column == "method"
         )
     for name in ("base", "finetuned"):
-        shown.add_row(name, "", "", f"{100 * mean(scores[name] for scores in tasks.values()):.1f}", "", "")
+        shown.add_row(name, "", "", "", f"{100 * mean(scores[name] for scores in tasks.values()):.1f}", "", "")
     for row in summary(line):
         shown.add_row(
-            row["method"], row["sees"], row["labels"], *(per_cent(row[key]) for key in ("acc", "bwt", "normalised"))
+            row["method"],
+            row["sees"],
+            row["labels"],
+            str(row["orders"]),
+            *(per_cent(row[key]) for key in ("acc", "bwt", "normalised")),
         )
     return shown
 
@@ -118,7 +130,12 @@ def _spread(values: list[float]) -> tuple[float, float] | None:
 
 
 def _write(
-    attempt: layout.Layout, tasks: list[str], orders: list[int], overrides: dict[str, Any], heads: dict[str, Any]
+    attempt: layout.Layout,
+    tasks: list[str],
+    orders: list[int],
+    overrides: dict[str, Any],
+    heads: dict[str, Any],
+    trained: int | None,
 ) -> None:
     methods = {
         name: {
@@ -129,6 +146,9 @@ def _write(
         }
         for name, (preset, values, kinds) in METHODS.items()
     }
+    for method in methods.values() if trained else ():
+        if method["merge"]["method"] == "otmf" and method["merge"]["steps"]:
+            method["orders"] = orders[:trained]
     deps = ["data/models/pretrained"]
     for task in tasks:
         deps += [f"data/models/task_vectors/{task}", f"data/models/finetuned/{task}", f"data/raw/{task}"]

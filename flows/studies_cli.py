@@ -35,6 +35,10 @@ def report(
 def compare(
     line: LineOption = Path(),
     orders: Annotated[int, typer.Option(min=1, max=10, help="Number of task orders, seeds 42, 43, ...")] = 3,
+    trained_orders: Annotated[
+        int | None,
+        typer.Option(min=1, max=10, help="Of them, for methods that train masks, which take long; all otherwise."),
+    ] = None,
 ) -> None:
     """Run every method of the methods table over several task orders on the line's experts; print and keep the table."""
     from flows import compare as comparison
@@ -42,7 +46,7 @@ def compare(
 
     with clear_failures(), warm.interpreter():
         found = workspace.open_line(line)
-        comparison.run(found, orders=orders, log=out.print)
+        comparison.run(found, orders=orders, trained=trained_orders, log=out.print)
         out.print(comparison.table(found))
 
 

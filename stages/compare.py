@@ -21,7 +21,11 @@ def main(line: _params.Line) -> Facts:
     wanted = _params.load_yaml(line.root / SETTINGS)
     torch.set_num_threads(1)
     bench = _bench.Bench(line, wanted["tasks"])
-    jobs = [(name, options, seed) for name, options in wanted["methods"].items() for seed in wanted["orders"]]
+    jobs = [
+        (name, options, seed)
+        for name, options in wanted["methods"].items()
+        for seed in options.get("orders", wanted["orders"])
+    ]
     rows = [row for found in _spread(bench, jobs, min(_cores(), len(jobs))) for row in found]
     references = bench.references()
     untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import git, process, repro, tracking, workspace
+from flows import compare, git, process, repro, tracking, workspace
 from otmf import checkpoints, layout, lineage, task_vectors
 from tests import makers
 
@@ -206,6 +206,9 @@ def test_methods_are_compared_and_the_line_stays_up_to_date(onboarded, otmf) -> 
         assert method in text
     assert repro.stale(root) == []
     assert "compare" not in ran(otmf("compare", "--line", root, "--orders", "2"))
+    otmf("compare", "--line", root, "--orders", "2", "--trained-orders", "1")
+    orders = {row["method"]: row["orders"] for row in compare.summary(layout.Layout(root))}
+    assert orders == dict.fromkeys(compare.METHODS, 2) | {"otmf_paper": 1, "otmf_default": 1}
 
 
 @pytest.mark.parametrize("method", ["running_average", "wudi"])
