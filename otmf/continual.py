@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, fusion, memory, methods, settings, task_vectors, transport
+from otmf import backbones, fusion, memory, methods, rows, settings, task_vectors, transport
 
 COMPARED = 64  # inputs that the dissimilarity of a new task is measured on
 
@@ -28,7 +28,7 @@ class Encoder:
     features: fusion.Features
     prepare: Callable[[np.ndarray], Tensor]
 
-    def teach(self, state: Mapping[str, Tensor], inputs: np.ndarray) -> Tensor:
+    def teach(self, state: Mapping[str, Tensor], inputs: np.ndarray | rows.Rows) -> Tensor:
         """A teacher's features (n, d) of what was read, without gradients."""
         return backbones.extract(
             lambda inputs: self.features(state, inputs),

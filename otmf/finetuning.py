@@ -15,6 +15,16 @@ from otmf import settings, task_vectors
 Report = Callable[[int, float], None]
 
 
+class Inputs(Protocol):
+    """Inputs to train on; a tensor (n, ...) is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: Tensor, /) -> Tensor:
+        """The inputs at some positions, on the device to train on."""
+        ...
+
+
 class Vary(Protocol):
     """Varies inputs at random, as `otmf.backbones.Backbone.vary`."""
 
@@ -27,7 +37,7 @@ def train(
     state: Mapping[str, Tensor],
     *,
     logits: Callable[[Mapping[str, Tensor], Tensor], Tensor],
-    inputs: Tensor,
+    inputs: Inputs,
     labels: Tensor,
     options: settings.Training,
     label_smoothing: float = 0.0,
@@ -43,7 +53,7 @@ def train(
     Args:
         state: where to start; not modified. On the device to train on.
         logits: (state, inputs) -> (n, classes).
-        inputs: shape (n, ...), on that device.
+        inputs: n of them, on that device when asked for.
         labels: shape (n,), whole numbers.
         options: all settings of the run.
         label_smoothing: in [0, 1).

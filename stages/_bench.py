@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import continual, heads, low_rank, metrics, settings, task_vectors
+from otmf import continual, heads, low_rank, metrics, rows, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import say
 
@@ -32,6 +32,9 @@ class _Scores:
     def due(self, order: list[str], count: int) -> list[str]:
         """The tasks whose heads are tuned after the step of that number."""
         return {"frozen": [], "previous": order[:count][-2:-1], "all": order[:count]}[self.tune.heads]
+
+
+HELD = 16 * 2**30  # bytes of test inputs of all tasks
 
 
 class Bench:
@@ -114,9 +117,10 @@ class Bench:
             low_rank.load_vector(self.line.task_vector(task) / "vector.safetensors", self.pretrained), self.where
         )
 
-    def _test(self, task: str) -> tuple[np.ndarray, Tensor]:
+    def _test(self, task: str) -> tuple[rows.Rows, Tensor]:
         loaded, split = self.line.load(task)
-        return self.backbone.read(loaded.test, split.test), torch.from_numpy(loaded.test.labels[split.test])
+        found = rows.Rows(self.backbone, loaded.test, split.test, largest=HELD // len(self.tasks))
+        return found, torch.from_numpy(loaded.test.labels[split.test])
 
     def _unlabelled(self, task: str, options: settings.Merge) -> np.ndarray:
         if task not in self.unlabelled:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, datasets, settings
+from otmf import backbones, datasets, rows, settings
 from stages import _params
 
 
@@ -40,7 +40,7 @@ def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
 
 
 def teach(
-    backbone: backbones.Backbone, state: Mapping[str, Tensor], found: np.ndarray, *, where: torch.device
+    backbone: backbones.Backbone, state: Mapping[str, Tensor], found: np.ndarray | rows.Rows, *, where: torch.device
 ) -> Tensor:
     """Features (n, d) on the CPU of inputs as the backbone reads them."""
     moved = to(state, where)
@@ -80,7 +80,7 @@ def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.nda
     return open_backbone(line).read(task.train, drawn)
 
 
-def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[np.ndarray, Tensor] | None:
+def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[rows.Rows, Tensor] | None:
     """Inputs and labels of the fraction of a task's labelled ones that its head may be tuned on, drawn from the seed.
 
     None for a task that came as a checkpoint without labelled train inputs: its head stays as it is.
@@ -90,4 +90,4 @@ def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple
         return None
     count = max(1, round(options.fraction * len(split.labelled)))
     drawn = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
-    return open_backbone(line).read(task.train, drawn), torch.from_numpy(task.train.labels[drawn])
+    return rows.Rows(open_backbone(line), task.train, drawn), torch.from_numpy(task.train.labels[drawn])

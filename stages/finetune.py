@@ -7,7 +7,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otmf import backbones, checkpoints, datasets, finetuning, formats, heads, low_rank, settings, splits, task_vectors
+from otmf import (
+    backbones,
+    checkpoints,
+    datasets,
+    finetuning,
+    formats,
+    heads,
+    low_rank,
+    rows,
+    settings,
+    splits,
+    task_vectors,
+)
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -112,7 +124,7 @@ def _train(
     facts: Facts,
 ) -> task_vectors.State:
     frozen = heads.Head(head.weight.to(where), head.bias.to(where))
-    inputs = backbone.prepare(backbone.read(task.train, split.labelled)).to(where)
+    labelled = rows.Rows(backbone, task.train, split.labelled)
     labels = torch.from_numpy(task.train.labels[split.labelled]).to(where)
 
     def report(epoch: int, loss: float) -> None:
@@ -124,7 +136,7 @@ def _train(
     state = finetuning.train(
         _encoder.to(pretrained, where),
         labels=labels,
-        inputs=inputs,
+        inputs=rows.Prepared(labelled, lambda found: backbone.prepare(found).to(where)),
         options=options,
         report=report,
         vary=backbone.vary,
