@@ -24,6 +24,7 @@ def merge(
     logits: Sequence[Callable[[Mapping[str, Tensor]], Tensor]],
     layer_wise: bool,
     steps: int,
+    report: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """The state theta0 + sum_i lambda_i tau_i after some steps of Adam.
 
@@ -33,6 +34,7 @@ def merge(
         logits: for each task, from a state to the logits (n, classes) of a batch of its inputs.
         layer_wise: one coefficient for each task and tensor; else one for each task.
         steps: of the optimiser.
+        report: called after each.
     """
     keys = list(vectors[0])
     coefficients = torch.full((len(vectors), len(keys) if layer_wise else 1), START, requires_grad=True)
@@ -57,6 +59,7 @@ def merge(
         gradient = torch.tensor(slopes)
         coefficients.grad = gradient if layer_wise else gradient.sum(dim=1, keepdim=True)
         optimiser.step()
+        report()
     return state()
 
 
