@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -23,6 +24,9 @@ from otmf import descent
 from stages import _parsed
 
 DVC = "dvc"
+STAGES = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "otmf.finetuning", "otmf.fusion", "otmf.methods", "stages._run",
+          "stages._tracking", "stages.pretrained", "stages.finetune", "stages.extract", "stages.merge_step", "stages.head_tune",
+          "stages.evaluate")  # fmt: skip
 _LENGTH = 8
 
 
@@ -72,25 +76,19 @@ def _door(path: str, name: str) -> str:
 
 def serve(path: str) -> None:
     """Answers at two sockets, for DVC and for stages, until standard input closes."""
-    doors = [_door(path, DVC), path]
-    for_dvc, for_stages = map(_listening, doors)
-    try:
-        _preload_dvc()
-        light = os.fork()
-        if light == 0:
-            for_stages.close()
-            try:
-                _answer(for_dvc)
-            finally:
-                os._exit(0)
-        for_dvc.close()
-        _preload_stages()
+    for_dvc, for_stages = _listening(_door(path, DVC)), _listening(path)
+    _preload_dvc()
+    light = os.fork()
+    if light == 0:
+        for_stages.close()
+        try:
+            _answer(for_dvc)
+        finally:
+            os._exit(0)
+    for_dvc.close()
+    if _preload_stages():
         _answer(for_stages)
-        os.waitpid(light, 0)
-    finally:
-        for door in doors:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(door)
+    os.waitpid(light, 0)
 
 
 def _listening(door: str) -> socket.socket:
@@ -105,8 +103,9 @@ def _listening(door: str) -> socket.socket:
 
 
 def _answer(listener: socket.socket) -> None:
-    """Forks for each request until standard input closes."""
+    """Forks for each request until standard input closes; then nobody finds the door any more."""
     gc.freeze()  # what is loaded stays shared with every child, and no child's collector walks it
+    gc.enable()
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ, ("listener", None, None))
     selector.register(sys.stdin.fileno(), selectors.EVENT_READ, ("owner", None, None))
@@ -117,6 +116,8 @@ def _answer(listener: socket.socket) -> None:
     finally:
         for child in children:
             _end(child)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(listener.getsockname())
 
 
 def _turn(selector: selectors.BaseSelector, listener: socket.socket, children: dict[int, socket.socket]) -> bool:
@@ -180,7 +181,6 @@ def _become(request: dict, streams: list[int]) -> None:
     """Turns the forked child into the stage; does not return."""
     code = 1
     try:
-        gc.enable()
         descent.die_with_parent()
         os.setsid()
         os.dup2(streams[0], 1)
@@ -233,14 +233,14 @@ def _preload_dvc() -> None:
         importlib.import_module("dvc.cli.parser").get_main_parser()
 
 
-def _preload_stages() -> None:
-    import mlflow
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-    from otmf import backbones, finetuning, fusion, methods  # noqa: F401
-    from stages import _encoder, _run, _tracking, evaluate, extract, finetune, head_tune, merge_step, pretrained  # noqa: F401
-
-    backbones.preload()
+def _preload_stages() -> bool:
+    """Imports what stages use, one after the other; False if the owner ended meanwhile."""
+    for name in STAGES:
+        if select.select([sys.stdin], [], [], 0)[0]:
+            return False
+        importlib.import_module(name)
+    importlib.import_module("otmf.backbones").preload()
+    return True
 
 
 if __name__ == "__main__":

@@ -174,5 +174,20 @@ def test_libraries_of_encoders_are_there_before_a_stage_asks() -> None:
         "from otmf import backbones; from tests import makers; backbones.build(makers.BACKBONE)\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    read, write = os.pipe()
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", code], stdin=read, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+    finally:
+        os.close(read)
+        os.close(write)
     assert not {"open_clip", "torchvision", "transformers", "mlflow", "pandas"} & set(said.split())
+
+
+def test_nothing_more_is_imported_for_an_owner_that_has_ended() -> None:
+    code = "import sys; from stages import _warm; print(_warm._preload_stages(), 'torch' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["False", "False"]
