@@ -293,8 +293,7 @@ def begin(
 
 def _bring(clone: layout.Layout, step: str) -> None:
     """Brings all data, which evaluations read, and of what was made what a task reads that is merged after a step."""
-    data = [path.stem for path in (clone.root / "data/raw").glob("*.dvc")]
-    with cutting.cut(clone.root, ["pretrained", f"merge-step@{step}", f"head-tune@{step}"], data):
+    with cutting.cut(clone.root, ["pretrained", f"merge-step@{step}", f"head-tune@{step}"], None):
         repro.checkout(clone.root)
 
 

@@ -47,7 +47,8 @@ def test_only_what_the_stages_need_is_there_and_all_of_it_comes_back(folder) -> 
         assert "finetune@one" not in now["dvc.lock"]
         assert now["dvc.lock"].startswith("schema: '2.0'\nstages:\n  pretrained:\n")
         assert now[".dvcignore"].splitlines() == [
-            "# mine", "/scratch", "/data/raw/*.dvc", "!/data/raw/new.dvc", "!/data/raw/pretrained.dvc", "!/data/raw/two.dvc"
+            "# mine", "/scratch", "/data/raw/*", "!/data/raw/new", "!/data/raw/new.dvc", "!/data/raw/pretrained",
+            "!/data/raw/pretrained.dvc", "!/data/raw/two", "!/data/raw/two.dvc",
         ]  # fmt: skip
     assert contents(folder) == before
 
@@ -58,6 +59,19 @@ def test_failure_inside_puts_everything_back(folder) -> None:
     with pytest.raises(KeyError), cutting.cut(folder, ["finetune@one"]):
         raise KeyError
     assert contents(folder) == before
+
+
+def test_link_is_left_as_it_is_and_all_data_may_be_seen(folder, tmp_path_factory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "ignored"
+    elsewhere.write_text("# theirs\n")
+    (folder / ".dvcignore").unlink()
+    (folder / ".dvcignore").symlink_to(elsewhere)
+    with cutting.cut(folder, ["pretrained"]):
+        assert elsewhere.read_text() == "# theirs\n"
+    assert (folder / ".dvcignore").is_symlink()
+    (folder / ".dvcignore").unlink()
+    with cutting.cut(folder, ["pretrained"], None):
+        assert not (folder / ".dvcignore").exists()
 
 
 def test_lock_of_another_form_is_left_as_it_is(folder) -> None:
@@ -80,7 +94,9 @@ def test_dvc_sees_no_other_data(tmp_path) -> None:
         dvc("add", "--quiet", f"data/raw/{name}")
     for name in ("one", "two"):
         (root / "data/raw" / name / "x").write_text("changed")
+    (root / "data/raw/one/dvc.yaml").write_text("stages: [")  # DVC would read it, were the folder seen
     with cutting.cut(root, ["pretrained"], ["two"]):
         assert "data/raw/two" in dvc("status")
         assert "data/raw/one" not in dvc("status")
+    (root / "data/raw/one/dvc.yaml").unlink()
     assert "data/raw/one" in dvc("status")
