@@ -166,7 +166,8 @@ def _audit(
     commit, stages = accepted.commit_of(record), accepted.recorded(records, record)
     read = _Commit(objects, commit)
     params = settings.check(read.yaml("params.yaml"))
-    encoder = encoders.described(cards.BaseCard.model_validate(read.yaml("data/cards/pretrained.yaml")), params)
+    base = read.yaml("data/cards/pretrained.yaml")
+    encoder = encoders.described(cards.BaseCard.model_validate(base), params)
     order = settings.chain(params.steps)
     evaluations = {step: read.json(f"data/results/steps/{step}.json") for step in order}
     last = evaluations[order[-1]]
@@ -174,7 +175,6 @@ def _audit(
               for stage in found.statement.predicate.buildDefinition.otmf_stages}  # fmt: skip
     decision, details = record.statement.decision, record.statement.predicate.runDetails
     broken = [Broken(about=check.about, trouble=check.trouble) for check in checks if check.trouble]
-    base_licence = _base_licence(read)
     tasks = [_task(read, step, params.steps[step].task, order, evaluations, last, stages) for step in order]
     return Audit(
         line=params.line,
@@ -186,11 +186,11 @@ def _audit(
         reads=encoder.reads,
         commit=commit,
         generated=at,
-        deviations=[*_deviations(records, record), *_unlicensed(tasks, base_licence), *(f"{one.about}: {one.trouble}" for one in broken)],
+        deviations=[*_deviations(records, record), *_unlicensed(tasks, base), *(f"{one.about}: {one.trouble}" for one in broken)],
         checks_held=sum(not check.trouble for check in checks),
         checks_broken=broken,
         base=_data(stages["pretrained"], "data/raw/pretrained"),
-        base_licence=base_licence,
+        base_licence=_base_licence(base),
         tasks=tasks,
         steps=[_step(read, step, params.steps[step], evaluations, stages, making) for step in order],
         decisions=[
@@ -262,14 +262,17 @@ def _deviations(records: Sequence[ledger.Record], last: ledger.Record) -> list[s
     return found
 
 
-def _unlicensed(tasks: Sequence[Task], base_licence: str) -> list[str]:
-    names = [*([] if base_licence else ["the base"]), *(task.name for task in tasks if not task.licence)]
+def _unlicensed(tasks: Sequence[Task], base: dict[str, Any]) -> list[str]:
+    """The base's card speaks for all its parts, or each part for itself."""
+    parts = {} if base.get("licence") else {part["name"]: part.get("licence") for part in base.get("parts") or ()}
+    names = [f"part {name} of the base" for name, licence in parts.items() if not licence]
+    names += [] if parts or base.get("licence") else ["the base"]
+    names += [task.name for task in tasks if not task.licence]
     return [f"no licence is stated for the data of {', '.join(names)}"] if names else []
 
 
-def _base_licence(read: _Commit) -> str:
-    document = read.yaml("data/cards/pretrained.yaml")
-    said = {one.get("licence", "") for one in (document, *(document.get("parts") or ()))}
+def _base_licence(base: dict[str, Any]) -> str:
+    said = {one.get("licence", "") for one in (base, *(base.get("parts") or ()))}
     return ", ".join(sorted(one for one in said if one))
 
 

@@ -249,3 +249,18 @@ def test_differences_of_two_versions_are_named_by_kind() -> None:
     assert [(change.what, change.before, change.after) for change in differ.between(one, changed)] == [
         ("merge-step task_2 merge.alpha", "0.8", "0.5")
     ]
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ({"licence": "MIT", "parts": [{"name": "a"}]}, []),
+        ({"parts": [{"name": "a", "licence": "MIT"}, {"name": "b"}]}, ["part b of the base"]),
+        ({}, ["the base"]),
+    ],
+)
+def test_data_without_a_stated_licence_is_a_deviation(base, expected) -> None:
+    tasks = document(2).tasks
+    said = audit._unlicensed(tasks, base)
+    assert said == [f"no licence is stated for the data of {', '.join([*expected, 'task_1'])}"]
+    assert audit._unlicensed(tasks[1:], {"licence": "MIT"}) == []
