@@ -118,15 +118,18 @@ def table(line: layout.Layout) -> Table:
     return shown
 
 
-def per_cent(spread: tuple[float, float] | None, signed: bool = False) -> str:
-    """A mean and its deviation as text in per cent."""
-    return "" if spread is None else f"{100 * spread[0]:{'+' if signed else ''}.1f} ± {100 * spread[1]:.1f}"
+def per_cent(spread: tuple[float, float | None] | None, signed: bool = False) -> str:
+    """A mean and its deviation as text in per cent; the mean alone of a single value."""
+    if spread is None:
+        return ""
+    found, deviation = spread
+    return f"{100 * found:{'+' if signed else ''}.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
-def _spread(values: list[float]) -> tuple[float, float] | None:
+def _spread(values: list[float]) -> tuple[float, float | None] | None:
     if not values:
         return None
-    return mean(values), stdev(values) if len(values) > 1 else 0.0
+    return mean(values), stdev(values) if len(values) > 1 else None
 
 
 def _write(
@@ -146,7 +149,7 @@ def _write(
         }
         for name, (preset, values, kinds) in METHODS.items()
     }
-    for method in methods.values() if trained else ():
+    for method in methods.values() if trained and trained < len(orders) else ():
         if method["merge"]["method"] == "otmf" and method["merge"]["steps"]:
             method["orders"] = orders[:trained]
     deps = ["data/models/pretrained"]

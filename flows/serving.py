@@ -88,9 +88,11 @@ def serve(
 
 def _require_free(host: str, port: int) -> None:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with contextlib.closing(socket.create_server((host, port), family=family)):
-            pass
+        for family, _, _, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with contextlib.closing(socket.create_server(address, family=family)):
+                pass
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0].lower()
         raise workspace.WorkspaceError(
