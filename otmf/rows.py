@@ -22,17 +22,18 @@ class Rows:
     def __init__(
         self, backbone: backbones.Backbone, source: datasets.DataSet, positions: np.ndarray, *, largest: int = HELD
     ) -> None:
-        self.positions = positions
-        self._read: Callable[[np.ndarray], np.ndarray] = lambda chosen: backbone.read(source, chosen)
-        small = backbone.blank().nbytes * len(positions) <= largest
-        self._held = self._read(positions) if small and len(positions) else None
+        self.positions, self._held, self._read = positions, None, None
+        if len(positions) and backbone.blank().nbytes * len(positions) <= largest:
+            self._held = backbone.read(source, positions)  # and nothing of the data set itself
+        else:
+            self._read = lambda chosen: backbone.read(source, positions[chosen])
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, chosen: np.ndarray) -> np.ndarray:
         """Rows (n, ...) as the backbone reads them."""
-        return self._read(self.positions[chosen]) if self._held is None else self._held[chosen]
+        return self._read(chosen) if self._held is None else self._held[chosen]
 
 
 class Prepared:

@@ -43,9 +43,7 @@ class Bench:
     def __init__(self, line: _params.Line, tasks: list[str]) -> None:
         self.line, self.tasks, self.where = line, tasks, _encoder.device(line)
         self.backbone = _encoder.open_backbone(line)
-        self.encoder = continual.Encoder(
-            self.backbone.features, lambda found: self.backbone.prepare(found).to(self.where)
-        )
+        self.encoder = continual.Encoder(self.backbone.features, lambda found: self.backbone.prepare(found, self.where))
         self.pretrained = _encoder.to(_files.load_pretrained(line), self.where)
         self.vectors = {task: self._vector(task) for task in tasks}
         self.heads = {task: _files.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}

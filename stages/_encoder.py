@@ -46,7 +46,7 @@ def teach(
     moved = to(state, where)
     return backbones.extract(
         lambda inputs: backbone.features(moved, inputs).cpu(),
-        lambda chosen: backbone.prepare(found[chosen]).to(where),
+        lambda chosen: backbone.prepare(found[chosen], where),
         len(found),
     )
 
@@ -63,7 +63,7 @@ def features(
     moved = to(state, where)
     return backbones.extract(
         lambda inputs: backbone.features(moved, inputs).cpu(),
-        lambda chosen: backbone.prepare(backbone.read(source, positions[chosen])).to(where),
+        lambda chosen: backbone.prepare(backbone.read(source, positions[chosen]), where),
         len(positions),
     )
 

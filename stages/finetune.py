@@ -136,7 +136,7 @@ def _train(
     state = finetuning.train(
         _encoder.to(pretrained, where),
         labels=labels,
-        inputs=rows.Prepared(labelled, lambda found: backbone.prepare(found).to(where)),
+        inputs=rows.Prepared(labelled, lambda found: backbone.prepare(found, where)),
         options=options,
         report=report,
         vary=backbone.vary,

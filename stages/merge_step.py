@@ -31,7 +31,7 @@ def main(line: _params.Line, name: str) -> Facts:
         count=len(before["tasks"]) + 1,
         state=state,
         options=step.merge,
-        encoder=continual.Encoder(backbone.features, lambda found: backbone.prepare(found).to(where)),
+        encoder=continual.Encoder(backbone.features, lambda found: backbone.prepare(found, where)),
         unlabelled=lambda: _encoder.unlabelled(line, step.task, step.merge),
         report=report,
     )

@@ -90,7 +90,7 @@ def _train(
     trained = finetuning.train(
         _encoder.to(state, where),
         logits=logits,
-        inputs=backbone.prepare(read).to(where),
+        inputs=backbone.prepare(read, where),
         labels=labels.to(where),
         options=options,
         label_smoothing=options.label_smoothing,

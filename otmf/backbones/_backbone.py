@@ -78,8 +78,8 @@ class Backbone(ABC):
         """One input without content, of the form that `read` gives."""
 
     @abstractmethod
-    def prepare(self, found: np.ndarray) -> Tensor:
-        """What was read, as the encoder takes it."""
+    def prepare(self, found: np.ndarray, where: torch.device | None = None) -> Tensor:
+        """What was read, as the encoder takes it, on a device; the CPU otherwise."""
 
     @abstractmethod
     def features(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

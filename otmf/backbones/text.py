@@ -92,9 +92,9 @@ class Text(Backbone):
     def blank(self) -> np.ndarray:
         return self._tokens(["a"])
 
-    def prepare(self, found: np.ndarray) -> Tensor:
+    def prepare(self, found: np.ndarray, where: torch.device | None = None) -> Tensor:
         """Tokens (n, length) int64."""
-        return torch.from_numpy(np.ascontiguousarray(found)).long()
+        return torch.from_numpy(np.ascontiguousarray(found)).to(where).long()
 
     def features(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """As `Backbone.features`; columns in which every text of the batch is over are not computed."""

@@ -55,7 +55,10 @@ def merge(
             merged[key].requires_grad_()
         for one in logits:
             _entropy(one(merged)).backward()
-        slopes = [[torch.sum(vector[key] * merged[key].grad) for key in keys] for vector in vectors]
+        met = {key: merged[key].grad for key in keys if merged[key].grad is not None}
+        slopes = [
+            [float(torch.sum(vector[key] * met[key])) if key in met else 0.0 for key in keys] for vector in vectors
+        ]
         gradient = torch.tensor(slopes)
         coefficients.grad = gradient if layer_wise else gradient.sum(dim=1, keepdim=True)
         optimiser.step()
