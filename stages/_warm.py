@@ -1,10 +1,11 @@
 """A warm interpreter: one process that has DVC imported and forks itself for each DVC that a flow starts (`python -m
 stages._dvc`), and one that has torch and the rest and forks itself for each stage that DVC starts.
 
-The second is the first's parent, so that DVC need not wait until torch is there. DVC still starts `python -m stages NAME KEY` as its own process, which only hands arguments, folder, environment and its
-output streams over a Unix socket and waits for the exit code; so every guarantee of DVC's stands. The fork happens
-before any thread of a numeric library exists. What is forked dies with the process that asked for it, and all die with the
-process that started the server (its standard input closes).
+The second is the first's parent, so that DVC need not wait until torch is there. DVC still starts `python -m stages NAME
+KEY` as its own process, which only hands arguments, folder, environment and its output streams over a Unix socket and waits
+for the exit code; so every guarantee of DVC's stands. The fork happens before any thread of a numeric library exists. What is
+forked dies with the process that asked for it, and all die with the process that started the server (its standard input
+closes).
 """
 
 from __future__ import annotations
@@ -140,11 +141,11 @@ def _start(selector: selectors.BaseSelector, listener: socket.socket, children: 
     try:
         length, streams, _, _ = socket.recv_fds(connection, _LENGTH, 2)
         request = json.loads(_read(connection, int.from_bytes(length, "big")))
-    except (OSError, ValueError):
+        if request["arguments"][0] == DVC:
+            _parsed.note(request["folder"])
+    except (OSError, ValueError, LookupError, TypeError):  # it broke off, or is no request
         connection.close()
         return
-    if request["arguments"][:1] == [DVC]:
-        _parsed.note(request["folder"])
     child = os.fork()
     if child == 0:
         selector.close()
@@ -246,4 +247,4 @@ def _preload_stages() -> bool:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(sys.argv[1])
-    os._exit(0)  # what is loaded has nothing to put away, and taking it apart takes a third of a second
+    os._exit(0)  # what is loaded has nothing to put away, and taking it apart takes time

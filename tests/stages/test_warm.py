@@ -188,6 +188,22 @@ def test_libraries_of_encoders_are_there_before_a_stage_asks() -> None:
 def test_nothing_more_is_imported_for_an_owner_that_has_ended() -> None:
     code = "import sys; from stages import _warm; print(_warm._preload_stages(), 'torch' in sys.modules)"
     said = subprocess.run(
-        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120
     )
     assert said.stdout.split() == ["False", "False"]
+
+
+def test_what_is_no_request_does_not_end_the_interpreter(root) -> None:
+    with warm.interpreter() as own:
+        for door, name in ((own[WARM], "evaluate"), (f"{own[WARM]}.dvc", "dvc")):
+            while not os.path.exists(door):
+                time.sleep(0.05)
+            for content in (b"[]", b'{"arguments": []}', b"7", b"no JSON"):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                    connection.connect(door)
+                    socket.send_fds(connection, [len(content).to_bytes(8, "big")], [1, 2])
+                    connection.sendall(content)
+                    connection.settimeout(60)
+                    assert connection.recv(16) == b"", name
+        assert stage(root, "evaluate", "s07", **own).stderr.startswith("otmf: ")
+        assert os.path.exists(own[WARM])
