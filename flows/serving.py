@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import subprocess
@@ -87,17 +88,22 @@ def serve(
 
 
 def _require_free(host: str, port: int) -> None:
+    troubles: list[Exception] = []
     try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            with contextlib.closing(socket.create_server(address, family=family)):
-                pass
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0].lower()
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        found, troubles = [], [error]
+    for family, _, _, _, address in found:
+        try:
+            socket.create_server(address, family=family).close()
+        except OSError as error:
+            troubles.append(error)
+    absent = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # a name may lead to a family that this machine has not
+    if troubles and (len(troubles) >= len(found) or any(getattr(one, "errno", 0) not in absent for one in troubles)):
+        reason = str(getattr(troubles[0], "strerror", None) or troubles[0]).partition(" (")[0].lower()
         raise workspace.WorkspaceError(
             f"expected an address that is free to listen on; received {host}:{port}: {reason}; give another --port or --host"
-        ) from error
+        ) from troubles[0]
 
 
 def _follow(line: layout.Layout) -> str:
