@@ -12,9 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from ruamel.yaml import YAML
 
-from flows import accepted, encoders, git, versions, workspace
+from flows import accepted, encoders, git, plain_yaml, versions, workspace
 from flows.checks import Check
 from otmf import cards, layout, ledger, settings, statements
 
@@ -224,7 +223,7 @@ class _Commit:
         return json.loads(self.text(path))
 
     def yaml(self, path: str) -> dict[str, Any]:
-        return YAML(typ="safe").load(self.text(path))
+        return plain_yaml.load(self.text(path))
 
 
 def _role(entries: Sequence[statements.Decision], number: int) -> str:

@@ -256,10 +256,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    gc.set_threshold(
-        50_000, 20, 100
-    )  # what Prefect and MLflow import is walked less often: half a second of an onboarding
-    atexit.register(gc.freeze)  # and not once more when the command ends, for as long again
+    gc.set_threshold(50_000, 20, 100)  # what Prefect and MLflow import stays: it is walked less often,
+    atexit.register(gc.freeze)  # and not once more when the command ends
     app()
 
 

@@ -64,7 +64,7 @@ def text(entries: Mapping[str, str]) -> str:
 
 
 def read(content: str, stages: Collection[str]) -> dict[str, Any]:
-    """Stage -> its entry as plain objects, of some stages of a dvc.lock: the whole of a long line's takes half a second."""
+    """Stage -> its entry as plain objects, of some stages of a dvc.lock: nothing else of a long line's is parsed."""
     entries = parse(content)
     if entries is None:
         return {

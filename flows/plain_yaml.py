@@ -1,4 +1,4 @@
-"""YAML as plain objects. A text is parsed once: that of a long line's parameters takes a tenth of a second, and many ask for it."""
+"""YAML as plain objects. A text is parsed once, as many ask for a long line's parameters; the pickle of it never leaves this process."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Literal
 from configobj import ConfigObj, ConfigObjError
 from ruamel.yaml import YAML
 
-from flows import lockfile, process
+from flows import lockfile, plain_yaml, process
 
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
@@ -188,7 +188,7 @@ def inputs(line: Path, stage: str, task: str, previous: str) -> list[str]:
         task, previous: what `${item.task}` and `${item.previous}` stand for in a stage over steps.
     """
     name, _, key = stage.partition("@")
-    found = YAML(typ="safe").load((line / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
+    found = plain_yaml.load((line / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
     named = {"${key}": key, "${item.task}": task, "${item.previous}": previous}
     deps = found.get("do", found)["deps"]
     paths = [_filled(path, named) for path in deps]

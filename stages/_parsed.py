@@ -1,7 +1,8 @@
 """params.yaml parsed once for all DVC processes of a warm interpreter.
 
-DVC parses it four times in each run of a stage, and that of a hundred tasks takes a tenth of a second a time. What is kept is what DVC's
-own parser made of the same text; where a DVC has no such parser at this place, everything is as it always is.
+DVC parses it several times in each run of a stage, and on a long line that is most of what a stage costs beside its work. What is kept is
+what DVC's own parser made of the same text, pickled in this process and nowhere else; where a DVC has no such parser at this place, everything
+is as it always is.
 """
 
 from __future__ import annotations

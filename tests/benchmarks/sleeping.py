@@ -16,7 +16,7 @@ from pathlib import Path
 from otmf import layout
 
 CHANCE = 0.9
-FIRST = "s00"
+FIRST = "s00"  # settings.FIRST, without importing pydantic
 
 
 def into(line: layout.Layout) -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _evaluate(line: layout.Layout, step: str) -> None:
-    from flows import workspace  # a fifth of a second, which the other stages need not spend
+    from flows import workspace  # what the other stages need not wait for
     from otmf import settings
 
     params = workspace.params(line)
