@@ -1,6 +1,6 @@
 """The chain on real images: a line, its base and its cards, made from a folder of npz files. No code of its own.
 
-    python -m tests.pipeline.real DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N]
+    python -m tests.pipeline.real DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
 
 DATA_FOLDER holds mnist.npz, eurosat.npz, ... and pretrain_tiny_imagenet.npz; LINE_FOLDER is made, outside any
 repository, as the data may not be copied into one.
@@ -63,7 +63,9 @@ def prepare(
     return folder / "pretrained.yaml", cards
 
 
-def arguments(description: str, *, tasks: int, epochs: int) -> argparse.Namespace:
+def arguments(
+    description: str, *, tasks: int, epochs: int, orders: int = 3, trained_orders: int = 3
+) -> argparse.Namespace:
     """The command line of a script that makes a line of real data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -71,16 +73,22 @@ def arguments(description: str, *, tasks: int, epochs: int) -> argparse.Namespac
     parser.add_argument("--tasks", type=int, default=tasks)
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--orders", type=int, default=orders)
+    parser.add_argument("--trained-orders", type=int, default=trained_orders)
     return parser.parse_args()
 
 
-def run(line: Path, base: Path, cards: list[Path], *options: str) -> None:
+def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str) -> None:
     """Makes a line, onboards its cards, compares the methods and writes the report."""
     otmf = str(Path(sys.executable).parent / "otmf")
-    begun = time.perf_counter()
+    line, begun = given.line, time.perf_counter()
     init = ["init", str(line), "--base", str(base), "--params", str(base.parent / "params.yaml"), *options]
     commands = [init, *(["onboard", str(card), "--line", str(line)] for card in cards)]
-    commands += [[name, "--line", str(line)] for name in ("compare", "report", "status")]
+    orders = ["--orders", str(given.orders), "--trained-orders", str(given.trained_orders)]
+    commands += [
+        ["compare", *orders, "--line", str(line)],
+        *([name, "--line", str(line)] for name in ("report", "status")),
+    ]
     for command in commands:
         subprocess.run([otmf, *command], check=True)
     print(f"{len(cards)} tasks in {time.perf_counter() - begun:.0f} s")
@@ -92,7 +100,7 @@ def main() -> None:
     base, cards = prepare(
         given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
     )
-    run(given.line, base, cards, "--backbone", str(BACKBONE))
+    run(given, base, cards, "--backbone", str(BACKBONE))
 
 
 if __name__ == "__main__":

