@@ -5,6 +5,7 @@ A recipe names models, base, cards and counts. What was done before is kept: the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,8 +18,8 @@ from rich.console import Console
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import compare, series, warm, workspace
-from otmf import cards
+from flows import compare, series, server, warm, workspace
+from otmf import cards, layout
 
 FOLDER = "data/recipes"
 TABLES = "tables.md"
@@ -93,24 +94,37 @@ def run(name: str, folder: Path, out: Console, *, data: Path | None, orders: int
         if not (root / "params.yaml").exists():
             _create(root, path, recipe, key)
         line = workspace.open_line(root)
-        for count in counts:
-            missing = [task for task in recipe.tasks[:count] if task not in workspace.params(line).tasks]
-            if missing:
-                series.onboard(line, [_card(path, recipe, task, folder / "cards", data) for task in missing], out)
-            if not _result(folder, count, chosen).exists():
-                if len(workspace.params(line).tasks) != count:
-                    raise workspace.WorkspaceError(
-                        f"expected the comparison of {count} tasks before others arrived; received a line with {len(workspace.params(line).tasks)}; "
-                        "take another folder"
-                    )
-                out.rule(f"Every method of the table on {count} tasks, {chosen} orders")
-                compare.run(line, orders=chosen, log=out.print)
-                _result(folder, count, chosen).parent.mkdir(exist_ok=True)
-                shutil.copyfile(root / compare.RESULT, _result(folder, count, chosen))
+        # Prefect reads its server's address once a process: one server for all cards, however far apart
+        with server.connected(line) if _missing(line, recipe, counts[-1]) else contextlib.nullcontext():
+            for count in counts:
+                missing = _missing(line, recipe, count)
+                if missing:
+                    series.onboard(line, [_card(path, recipe, task, folder / "cards", data) for task in missing], out)
+                _compare(line, count, chosen, _result(folder, count, chosen), out)
     text = tables(recipe, recipe.models[key], {count: _result(folder, count, chosen) for count in counts}, chosen)
     (folder / TABLES).write_text(text, encoding="utf-8")
     out.print(text, markup=False)
     out.print(f"Tables: {folder / TABLES}; the line: {root}")
+
+
+def _missing(line: layout.Layout, recipe: Recipe, count: int) -> list[str]:
+    known = workspace.params(line).tasks
+    return [task for task in recipe.tasks[:count] if task not in known]
+
+
+def _compare(line: layout.Layout, count: int, orders: int, result: Path, out: Console) -> None:
+    """Compares the methods on the line's tasks and keeps the result, unless that was done."""
+    if result.exists():
+        return
+    known = len(workspace.params(line).tasks)
+    if known != count:
+        raise workspace.WorkspaceError(
+            f"expected the comparison of {count} tasks before others arrived; received a line with {known}; take another folder"
+        )
+    out.rule(f"Every method of the table on {count} tasks, {orders} orders")
+    compare.run(line, orders=orders, log=out.print)
+    result.parent.mkdir(exist_ok=True)
+    shutil.copyfile(line.root / compare.RESULT, result)
 
 
 def tables(recipe: Recipe, model: str, results: dict[int, Path], orders: int) -> str:
