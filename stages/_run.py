@@ -41,8 +41,9 @@ class Facts:
 
 
 def say(text: str) -> None:
-    """One progress line."""
-    print(text, flush=True)
+    """One progress line, written at once: other processes write to the same place."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def stage(name: str, arguments: list[str]) -> int:
