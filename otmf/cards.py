@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -69,7 +69,7 @@ class Columns(_Strict):
     """Which columns of a table mean what.
 
     Attributes:
-        text: a text with names of columns in braces, such as `premise: {premise} hypothesis: {hypothesis}`.
+        text: the name of a column, or a text with names in braces, such as `premise: {premise} hypothesis: {hypothesis}`.
         label: class names or their positions from 0.
         split: says of each row which part it belongs to; not read of a folder with a table for each part.
         train, test: what the parts are called there.
@@ -82,6 +82,11 @@ class Columns(_Strict):
     train: str = "train"
     test: str = "test"
     left_out: tuple[str, ...] = ()
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _name_alone(cls, text: Any) -> Any:
+        return f"{{{text}}}" if isinstance(text, str) and text.strip() and not set(text) & set("{}") else text
 
     @model_validator(mode="after")
     def _text_names_columns(self) -> Columns:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otmf import cards
+from otmf import cards, tables
 
 ROWS = "texts.jsonl"
 PARTS = ("train", "test")
 MAX_CHARACTERS = 1_000_000
+_POSITION = re.compile(r"(-?[0-9]{1,9})(\.0+)?")  # pandas writes whole numbers with a point where one is absent
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def from_table(source: Path, card: cards.Card) -> tuple[tuple[str, ...], TextSet
     """Classes, train and test texts of a card whose source is a table, or a folder with one for each part.
 
     Raises:
-        CardError: if the table does not read, lacks a column, or has labels that are neither class names nor their positions.
+        CardError: if the table does not read, lacks a column or a text, or has labels that are neither class names nor their positions.
     """
     columns = card.columns
     if source.is_dir():
@@ -107,7 +109,8 @@ def from_table(source: Path, card: cards.Card) -> tuple[tuple[str, ...], TextSet
     classes = card.classes or _classes(rows["train"], columns)
     known = {name: position for position, name in enumerate(classes)}
     train, test = (
-        _set([(filled(columns.text, row), _label(row, columns, known, card)) for row in rows[part]]) for part in PARTS
+        _set([(tables.filled(columns.text, row), _label(row, part, known, card)) for row in rows[part]])
+        for part in PARTS
     )
     return classes, train, test
 
@@ -121,66 +124,36 @@ def _one(folder: Path, part: str, suffix: str) -> Path:
     return path
 
 
-def _rows(path: Path, card: cards.Card, *, needed: list[str]) -> list[dict[str, Any]]:
-    import pandas as pd
-
-    kind = card.source
-
-    try:
-        if kind == "csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        elif kind == "parquet":
-            table = pd.read_parquet(path)
-        else:
-            lines = path.read_text(encoding="utf-8").split("\n")  # other line ends may stand within a text
-            table = pd.DataFrame([_object(line) for line in lines if line.strip()])
-    except (ValueError, OSError, RecursionError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise cards.CardError(
-            f"expected a table ({kind}) in {path.name}; received one that does not read ({reason}); write it anew"
-        ) from error
-    named = [name for _, name, _, _ in string.Formatter().parse(card.columns.text) if name is not None]
-    for name in [*needed, *named, *([] if card.checkpoint else [card.columns.label])]:
-        if name not in table.columns:
+def _rows(path: Path, card: cards.Card, *, needed: list[str]) -> list[tables.Row]:
+    found, columns = tables.read(path, card.source), card.columns
+    named = [name for _, name, _, _ in string.Formatter().parse(columns.text) if name is not None]
+    there = {name: None for row in found for name in row.cells}
+    for name in [*needed, *named, *([] if card.checkpoint else [columns.label])]:
+        if name not in there:
             raise cards.CardError(
-                f"expected a column {name!r} in {path.name}; received {', '.join(map(str, table.columns[:8])) or 'none'}; name it in "
+                f"expected a column {name!r} in {path.name}; received {', '.join([*there][:8]) or 'none'}; name it in "
                 "the card's columns"
             )
-    return table.to_dict("records")
-
-
-def _object(line: str) -> dict[str, Any]:
-    found = json.loads(line)
-    if not isinstance(found, dict):
-        raise ValueError(f"a row that is no object: {line[:60]}")
     return found
 
 
-def _by_part(rows: list[dict[str, Any]], columns: cards.Columns) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
+def _by_part(rows: list[tables.Row], columns: cards.Columns) -> dict[str, list[tables.Row]]:
+    found: dict[str, list[tables.Row]] = {part: [] for part in PARTS}
     names = {getattr(columns, part): part for part in PARTS}
     for row in rows:
-        said = row[columns.split]
+        said = str(row.cells.get(columns.split))
         if said in names:
             found[names[said]].append(row)
         elif said not in columns.left_out:
             raise cards.CardError(
-                f"expected {' or '.join(names)} in the column {columns.split}; received {str(said)[:60]!r}; name it in the card's "
-                "columns, or under left_out"
+                f"expected {' or '.join(names)} in the column {columns.split}; received {said[:60]!r} in row {row.number}; name it in "
+                "the card's columns, or under left_out"
             )
     return found
 
 
-def filled(template: str, row: Mapping[str, Any]) -> str:
-    """A template with the columns of a row in the places of their names in braces."""
-    parts = []
-    for text, name, _, _ in string.Formatter().parse(template):
-        parts += [text, "" if name is None else str(row[name])]
-    return "".join(parts)
-
-
-def _classes(rows: Iterable[Mapping[str, Any]], columns: cards.Columns) -> tuple[str, ...]:
-    names = sorted({str(row[columns.label]) for row in rows})
+def _classes(rows: Iterable[tables.Row], columns: cards.Columns) -> tuple[str, ...]:
+    names = sorted({_said(row, columns) for row in rows} - {None})
     if len(names) < 2 or all(name.lstrip("-").isdigit() for name in names):
         raise cards.CardError(
             f"expected `classes` in the card, or the names of at least two in the column {columns.label}; received "
@@ -189,18 +162,28 @@ def _classes(rows: Iterable[Mapping[str, Any]], columns: cards.Columns) -> tuple
     return tuple(names)
 
 
-def _label(row: Mapping[str, Any], columns: cards.Columns, known: Mapping[str, int], card: cards.Card) -> int | None:
-    if columns.label not in row and card.checkpoint is not None:
+def _said(row: tables.Row, columns: cards.Columns) -> str | None:
+    """A label as text, a whole number without a point; None where there is none."""
+    value = row.cells.get(columns.label)
+    if tables.missing(value):
         return None
-    said = row[columns.label]
-    if str(said) in known:
-        return known[str(said)]
-    try:
-        if int(said) == float(said) and abs(int(said)) < 2**31:
-            return int(said)
-    except (ValueError, TypeError, OverflowError):
-        pass
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return tables.text(tables.Row(row.number, {columns.label: value}), columns.label)
+
+
+def _label(row: tables.Row, part: str, known: Mapping[str, int], card: cards.Card) -> int | None:
+    columns = card.columns
+    said = _said(row, columns)
+    if said is None and card.checkpoint is not None and (part == "train" or columns.label not in row.cells):
+        return None
+    if said in known:
+        return known[said]
+    whole = _POSITION.fullmatch(said or "")
+    if whole:
+        return known.get(whole[1], int(whole[1]))
+    shown = "no label" if said is None else f"{said[:60]!r}, a label outside the {len(known)} classes"
     raise cards.CardError(
-        f"expected a class of {card.name} or its position in the column {columns.label}; received {str(said)[:60]!r}, a label "
-        f"outside the {len(known)} classes; mend the table or add the class"
+        f"expected a class of {card.name} or its position in the column {columns.label} of row {row.number}; received {shown}; "
+        "mend the table or add the class"
     )

@@ -116,6 +116,13 @@ def test_the_parts_of_a_split_are_apart_by_content(tmp_path) -> None:
             {"columns": {"text": "{review}"}},
             "expected a column 'review' in reviews.jsonl; received split, text, label",
         ),
+        ([{**ROWS[0], "text": None}, *ROWS], {}, "expected a text in the column text of row 1; received none"),
+        ([{"split": "train", "label": 1}, *ROWS], {}, "expected a text in the column text of row 1; received none"),
+        ([{**ROWS[0], "text": ["a"]}, *ROWS], {}, "expected a text in the column text of row 1; received a list"),
+        ([{**ROWS[0], "label": None}, *ROWS], {}, "expected a class of reviews .* row 1; received no label"),
+        ([{**ROWS[0], "label": True}, *ROWS], {}, "expected a text in the column label of row 1; received a bool"),
+        ([{**ROWS[0], "label": "\u0661"}, *ROWS], {}, "a label outside the 2 classes"),
+        ([{**ROWS[0], "split": ["train"]}, *ROWS], {}, "expected train or test in the column split"),
         (ROWS, {"classes": None}, "expected `classes` in the card, or the names of at least two in the column label"),
     ],
 )
@@ -123,6 +130,44 @@ def test_tables_that_cannot_make_a_task_get_one_sentence(tmp_path, rows, keys, m
     with pytest.raises(cards.CardError, match=message) as caught:
         datasets.check(gathered(tmp_path, rows=rows, **keys))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_row_that_is_left_out_changes_no_label(tmp_path, kind) -> None:
+    """A label that is absent once made all others numbers with a point, which were no longer names of classes."""
+    rows = [*ROWS, {"split": "unused", "text": "q", "label": None}]
+    task = gathered(tmp_path, kind, rows, classes=["1", "0"], columns={"left_out": ["unused"]})
+    assert task.train.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "reason"),
+    [
+        ("csv", "text,label,split\na, b,bad,train\n", "4 fields in row 1 under 3 names"),
+        ("csv", 'text,label,split\n"a,bad,train\n', "unexpected end of data"),
+        ("csv", "text,label,text,split\na,bad,b,train\n", "'text' named twice"),
+        ("jsonl", '{"split": "train", "text": "a", "text": "b", "label": 1}\n', "'text' named twice"),
+    ],
+)
+def test_tables_that_do_not_hold_together_are_refused(tmp_path, kind, content, reason) -> None:
+    found = card(tmp_path / "given", kind)
+    (tmp_path / f"given/reviews.{kind}").write_text(content)
+    with pytest.raises(cards.CardError, match=f"received one that does not read .*{reason}"):
+        gathering.gather(found, tmp_path / "given", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("kind", cards.TABLES)
+def test_train_rows_of_a_checkpoint_need_no_label(tmp_path, kind) -> None:
+    rows = [{**row, "label": None if row["split"] == "train" else row["label"]} for row in ROWS]
+    found = card(tmp_path / "given", kind, rows, checkpoint={"path": "expert.safetensors"})
+    _, train, test = texts.from_table(tmp_path / "given" / found.path, found)
+    assert train.labels is None
+    assert test.labels.tolist() == [1, 0]
+
+
+def test_text_may_be_the_name_of_a_column(tmp_path) -> None:
+    rows = [{"split": row["split"], "sentence": row["text"], "label": row["label"]} for row in ROWS]
+    assert gathered(tmp_path, rows=rows, columns={"text": "sentence"}).train.texts[0] == "a good film"
 
 
 @pytest.mark.parametrize("kind", cards.TABLES)
