@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from otmf import _written, task_vectors
+from otmf import _pickled, _written, task_vectors
 from otmf.deferred import Deferred
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -74,12 +75,15 @@ def deferred(path: Path) -> dict[str, Deferred]:
         with _opened(path) as file:
             return file.get_tensor(key)
 
-    return {
-        key: Deferred(
-            torch.empty(one.shape, dtype=_written.DTYPES[one.dtype], device="meta"), functools.partial(read, key)
-        )
-        for key, one in sorted(found.items())
-    }
+    try:
+        metas = {
+            key: torch.empty(one.shape, dtype=_written.DTYPES[one.dtype], device="meta") for key, one in found.items()
+        }
+    except (TypeError, RuntimeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"expected tensors of shapes that torch has in {path.name}; received one beyond them; save the checkpoint anew"
+        ) from error
+    return {key: Deferred(meta, functools.partial(read, key)) for key, meta in sorted(metas.items())}
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -121,11 +125,12 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     if path.suffix.lower() not in PICKLES:
         return load(path)
     try:
+        _pickled.check(path)
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError,
-        MemoryError, OverflowError,
+        MemoryError, OverflowError, RecursionError, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise CheckpointError(
             f"expected a pickle of tensors alone in {path.name}; received one that holds code or is damaged; "
@@ -133,7 +138,9 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise CheckpointError(
             f"expected a state dict of tensors in {path.name}; received something else; save the "
             "encoder's state_dict() with safetensors"
@@ -142,9 +149,9 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.is_meta or value.dtype not in _PLAIN:
             kind = "without content" if value.is_meta else f"of {value.dtype}, {value.layout}"
             raise CheckpointError(
-                f"expected plain tensors in {path.name}; received {str(key)[:80]} {kind}; convert the checkpoint"
+                f"expected plain tensors in {path.name}; received {ascii(key)[1:81]} {kind}; convert the checkpoint"
             )
-    return {str(key): content[key] for key in sorted(content, key=str)}
+    return {key: content[key] for key in sorted(content)}
 
 
 def inside(path: Path, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from otmf import cards, datasets, embedded, images, splits, texts
+from otmf import cards, datasets, embedded, images, plain_json, splits, texts
 
 MIXTURE = "mixture"
 INDEX = ".safetensors.index.json"
@@ -110,7 +110,7 @@ def _copy_encoder(card: cards.BaseCard, source: Path, base: Path, folder: Path) 
                 f"{card.path!r} without {path.name}; correct the path, or save the model anew"
             )
     try:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        config = plain_json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise cards.CardError(
             f"expected JSON in config.json; received text that does not parse ({error}); save the model anew"

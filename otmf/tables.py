@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import string
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otmf import cards
+from otmf import cards, plain_json
 
 LONGEST_FIELD = 1 << 24
 _WRONG = (ValueError, OSError, KeyError, TypeError, NotImplementedError, RecursionError, MemoryError, csv.Error)
@@ -88,7 +87,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any]]:
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").split("\n"):  # other line ends may stand within a text
         if line.strip():
-            found = json.loads(line, object_pairs_hook=distinct)
+            found = plain_json.loads(line)
             if not isinstance(found, dict):
                 raise ValueError(f"a row that is no object: {line[:60]}")
             yield found
@@ -101,12 +100,6 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         _distinct(file.schema_arrow.names)
         for batch in file.iter_batches():
             yield from batch.to_pylist()
-
-
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose keys occur once. Raises ValueError for others."""
-    _distinct([key for key, _ in pairs])
-    return dict(pairs)
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -26,4 +26,4 @@ def main(line: _params.Line, source: str, target: str, patterns: str) -> None:
         ranks = sorted({factors.down.shape[0] for factors in found.factors.values()})
         say(f"factors of rank {', '.join(map(str, ranks))} for {len(found.factors)} weights, expanded")
     for name in found.left_out:
-        say(f"left out: {name}")
+        say(f"left out: {ascii(name)[1:-1]}")

@@ -24,7 +24,7 @@ _TEXT_TOWER = re.compile(
 )
 _HEAD = re.compile(r"(classifier|classification_head|score|fc|head|heads|cls|qa_outputs)(\..+)?")
 _BUFFER = re.compile(r"(.+\.)?(position_ids|token_type_ids)")
-NARROW = (torch.float16, torch.bfloat16)
+ROUNDED = (torch.float16, torch.bfloat16, torch.float64)  # said, as reading them in the base's dtype may round
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -71,12 +71,13 @@ def read(
         CheckpointError: if it is none of these, is damaged, or is another encoder; naming what is at fault.
     """
     if path.is_dir() and lora.is_adapter(path):
-        if missing or ignored:
+        if missing:
             raise checkpoints.CheckpointError(
-                "expected an adapter with nothing under `missing` and `ignored`, since what it has no factors for stays as in the base; received "
-                f"{', '.join([*missing, *ignored][:3])}; take them out of the card"
+                "expected an adapter with nothing under `missing`, since what it has no factors for stays as in the base; received "
+                f"{', '.join(missing[:3])}; leave them out"
             )
-        return _adapted(lora.read(path), base)
+        factors, left_out = lora.read(path, ignored=ignored)
+        return replace(_adapted(factors, base), left_out=left_out)
     state, form = _tensors(_place(path))
     found = named(state, base=base, form=form, missing=missing, ignored=ignored, canonical=canonical)
     return replace(found, state=whole(found.state))
@@ -122,8 +123,8 @@ def named(
         del kept[key]
     _check(kept, base)
     kept = {key: value.to(base[key].dtype) for key, value in sorted(kept.items())}
-    narrow = sorted({str(state[key].dtype).removeprefix("torch.") for key in state if state[key].dtype in NARROW})
-    return Found(kept, ", ".join([form, *narrow]), tuple(sorted(left_out)))
+    said = sorted({str(state[key].dtype).removeprefix("torch.") for key in state if state[key].dtype in ROUNDED})
+    return Found(kept, ", ".join([form, *said]), tuple(sorted(left_out)))
 
 
 def _place(path: Path) -> Path:
@@ -156,10 +157,9 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor | Deferred], str]:
 
 
 def _adapted(factors: Mapping[str, lora.Factors], base: Mapping[str, Tensor]) -> Found:
-    theirs = "conv1.weight" in base and not set(factors) <= set(base)
-    if not theirs:
-        prefix = _prefix(factors, base)
-        own = {key.removeprefix(prefix): value for key, value in factors.items()}
+    prefix = _prefix(factors, base)
+    own = {key.removeprefix(prefix): value for key, value in factors.items()}
+    if "conv1.weight" not in base or set(own) <= set(base):
         return Found(lora.apply(own, base), "LoRA adapter", (), own, kept=True)
     try:
         whole = hugging_face.from_open_clip(base)
@@ -183,7 +183,7 @@ def _inside(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple[di
         reason = "a classification head" if heads else "other parts"
         raise checkpoints.CheckpointError(
             f"expected an encoder alone; received one with {reason} ({', '.join(sorted(unknown)[:3])}); bring the encoder by itself, or "
-            "name what to leave out under the checkpoint's `ignored`"
+            f"name what to leave out under `ignored` (--ignored '{sorted(unknown)[0].rpartition('.')[0] or sorted(unknown)[0]}*')"
         )
     return kept, outside
 
@@ -204,11 +204,15 @@ def _any(key: str, patterns: Sequence[str]) -> bool:
 
 def _check(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
     lacking, extra = sorted(set(base) - set(state)), sorted(set(state) - set(base))
+    if lacking and extra and any(".lora_" in key for key in extra):
+        raise checkpoints.CheckpointError(
+            "expected an encoder; received the factors of an adapter by themselves; name its folder, which says how they are scaled"
+        )
     if lacking or extra:
         raise checkpoints.CheckpointError(
             f"expected the {len(base)} tensors of this line's encoder; received {len(lacking)} missing ({', '.join(lacking[:3])}) and "
-            f"{len(extra)} extra ({', '.join(extra[:3])}); bring a checkpoint of the same encoder, or name them under the checkpoint's "
-            "`missing` and `ignored`"
+            f"{len(extra)} extra ({', '.join(extra[:3])}); bring a checkpoint of the same encoder, or name them under "
+            "`missing` and `ignored` (--missing, --ignored)"
         )
     for key, value in state.items():
         if value.shape != base[key].shape:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from otmf import checkpoints, low_rank
+from otmf import checkpoints, low_rank, plain_json
+from otmf.deferred import whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"[\w.]+")
 # Where an adapter may have begun that leaves the base as it was; the others (pissa, olora, loftq, ...) take from the base what they put into the factors.
 _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
+PREFIX = "base_model.model."
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 
 
@@ -59,23 +61,32 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def read(folder: Path) -> dict[str, Factors]:
-    """Weight -> its factors.
+def read(folder: Path, *, ignored: Sequence[str] = ()) -> tuple[dict[str, Factors], tuple[str, ...]]:
+    """Weight -> its factors; and the names of what was left out.
+
+    Args:
+        folder: as PEFT saves an adapter.
+        ignored: patterns of names, with or without PEFT's prefix, of what is left out: a classifier saved beside the factors, say.
 
     Raises:
         CheckpointError: if the adapter is of another kind than LoRA, has factors without their other half, changes what
             factors do not hold, or has files elsewhere.
     """
     config = _config(checkpoints.inside(folder / CONFIG, folder))
+    weights = _weights(folder)
+    left_out = tuple(key for key in weights if _any(key, ignored))
+    beside = [key for key in weights if key not in left_out and _KEY.fullmatch(key) is None]
+    if beside or (config.get("modules_to_save") and not left_out):
+        raise checkpoints.CheckpointError(
+            f"expected factors of low rank alone in {WEIGHTS}; received {(beside or config['modules_to_save'])[0]} beside them; name it under "
+            "`ignored` (--ignored) if the encoder is meant without, or save the merged model (merge_and_unload) instead"
+        )
     parts: dict[str, dict[str, Tensor]] = {}
     embeddings: set[str] = set()
-    for key, tensor in checkpoints.load(checkpoints.inside(folder / WEIGHTS, folder)).items():
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise checkpoints.CheckpointError(
-                f"expected factors of low rank alone in {WEIGHTS}; received {key}; save the merged model (merge_and_unload) instead"
-            )
-        name, embedding, half = match.groups()
+    for key, tensor in weights.items():
+        if key in left_out:
+            continue
+        name, embedding, half = _KEY.fullmatch(key).groups()
         if tensor.ndim < 2:
             raise checkpoints.CheckpointError(
                 f"expected factors of two dimensions or more in {WEIGHTS}; received {key} of shape {tuple(tensor.shape)}; copy the adapter again"
@@ -85,7 +96,11 @@ def read(folder: Path) -> dict[str, Factors]:
         ):  # its A is (rank, tokens), its B (width, rank), and the weight (tokens, width): the other way round
             embeddings.add(name)
             half, tensor = "BA"["AB".index(half)], tensor.T
-        parts.setdefault(name, {})[half] = tensor
+        if half in parts.setdefault(name, {}):
+            raise checkpoints.CheckpointError(
+                f"expected each factor of {name} once in {WEIGHTS}; received one twice; save the adapter anew"
+            )
+        parts[name][half] = tensor
     found = {}
     for name, halves in sorted(parts.items()):
         if set(halves) != {"A", "B"}:
@@ -97,6 +112,20 @@ def read(folder: Path) -> dict[str, Factors]:
         )
     if not found:
         raise checkpoints.CheckpointError(f"expected factors in {WEIGHTS}; received none; train the adapter first")
+    return found, left_out
+
+
+def _any(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (key, key.removeprefix(PREFIX)) for pattern in patterns)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    found = whole(checkpoints.deferred(checkpoints.inside(folder / WEIGHTS, folder)))
+    for key, value in found.items():
+        if not value.is_floating_point():
+            raise checkpoints.CheckpointError(
+                f"expected factors of floating-point numbers in {WEIGHTS}; received {key} of {value.dtype}; save the adapter unquantised"
+            )
     return found
 
 
@@ -164,9 +193,9 @@ def _of(patterns: object, name: str, otherwise: float) -> float:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = plain_json.loads(path.read_text(encoding="utf-8"))
         kind = config["peft_type"]
-        other = [key for key in ("use_dora", "modules_to_save", "trainable_token_indices") if config.get(key)]
+        other = [key for key in ("use_dora", "trainable_token_indices", "alora_invocation_tokens") if config.get(key)]
         plain = config.get("bias", "none") == "none"
         beginning = config.get("init_lora_weights", True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -10,7 +10,6 @@ import collections
 import io
 import math
 import pickle
-import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST_PICKLE = 64 << 20
+from otmf import _pickled
+
 DEEPEST, MOST = 60, 100_000
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -114,13 +114,8 @@ def read(path: Path) -> dict[str, Tensor]:
             names = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
             if len(names) != 1:
                 raise ValueError("not one data.pkl")
-            info = archive.getinfo(names[0])
-            if info.file_size > LARGEST_PICKLE or any(
-                one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()
-            ):
-                raise ValueError("more than the structure of a model")
-            content = archive.read(info)
-            _check_memo(content)
+            _pickled.check_archive(archive)
+            content = archive.read(names[0])
             found = _Reader(content, archive, names[0].removesuffix("data.pkl")).load()
     except (
         zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError,
@@ -139,13 +134,6 @@ def read(path: Path) -> dict[str, Tensor]:
             f"expected a model with parameters in {path.name}; received an object without; save its state_dict() with safetensors"
         )
     return dict(sorted(tensors.items()))
-
-
-def _check_memo(content: bytes) -> None:
-    """Refuses a place in the memo beyond those that are taken in turn: the reader makes room for all below it."""
-    for count, (code, argument, _) in enumerate(pickletools.genops(content)):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
-            raise pickle.UnpicklingError("a memo with places that nothing takes")
 
 
 def _tensors(found: object, place: str, depth: int, left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
@@ -175,9 +163,19 @@ def _names(found: object) -> set[str]:
     return {str(one) for one in found} if isinstance(found, set | frozenset | list) else set()
 
 
-def _tensor(storage: object, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
+def _tensor(
+    storage: object,
+    offset: int,
+    size: tuple,
+    stride: tuple,
+    _needs: object = None,
+    _hooks: object = None,
+    marks: object = None,
+) -> Tensor:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
+    if marks:  # such as that its numbers are to be negated
+        raise pickle.UnpicklingError("a tensor that is not what its storage says")
     count = storage.flat.numel()
     last = offset + sum((one - 1) * step for one, step in zip(size, stride, strict=True)) if all(size) else offset
     if (

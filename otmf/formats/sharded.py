@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
-from otmf import checkpoints
+from otmf import checkpoints, plain_json
 from otmf.deferred import Deferred
 
 WHOLE = "model.safetensors"
 SUFFIX = ".safetensors.index.json"
 INDEX = f"model{SUFFIX}"
 LARGEST_INDEX = 64 << 20
+LONGEST_NAME = 255
 
 
 def shards(index: Path) -> dict[str, Path]:
@@ -30,7 +30,7 @@ def shards(index: Path) -> dict[str, Path]:
             f"expected an index of at most {LARGEST_INDEX} bytes; received {index.name} with {index.stat().st_size}; save it anew"
         )
     try:
-        found = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_distinct)["weight_map"]
+        found = plain_json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         named = {str(key): str(name) for key, name in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -39,9 +39,9 @@ def shards(index: Path) -> dict[str, Path]:
         ) from error
     paths = {name: index.parent / name for name in set(named.values())}
     for name, path in sorted(paths.items()):
-        if Path(name).name != name:
+        if Path(name).name != name or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
             raise checkpoints.CheckpointError(
-                f"expected shards beside {index.name}; received {name!r}, which leads elsewhere; put them together"
+                f"expected shards beside {index.name}; received {ascii(name)[:80]}, which leads elsewhere; put them together"
             )
         if not checkpoints.inside(path, index.parent).is_file():
             raise checkpoints.CheckpointError(
@@ -59,6 +59,11 @@ def shards(index: Path) -> dict[str, Path]:
         if doubled:
             raise checkpoints.CheckpointError(
                 f"expected each tensor in one shard; received {doubled[0]} in {name} and in another; save the checkpoint anew"
+            )
+        unnamed = sorted(keys - set(named))
+        if unnamed:
+            raise checkpoints.CheckpointError(
+                f"expected {index.name} to name every tensor; received {name} with {unnamed[0]}, which it does not; save the checkpoint anew"
             )
         seen |= keys
     return {key: paths[name] for key, name in sorted(named.items())}
@@ -83,10 +88,3 @@ def write(state: Mapping[str, Tensor], folder: Path, *, most: int) -> list[str]:
         index = {"metadata": parts.metadata, "weight_map": dict(sorted(parts.tensor_to_filename.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return sorted([*parts.filename_to_tensors, *([INDEX] if parts.is_sharded else [])])
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key that occurs twice")
-    return found

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from otmf import checkpoints, formats
 from otmf.formats import hugging_face, lora
@@ -113,7 +114,8 @@ def test_adapter_of_hugging_faces_clip_comes_under_open_clips_names(tower, base,
     )
 
 
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["pooler"]}])
+@pytest.mark.filterwarnings("ignore:aLoRA is currently only supported")
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"bias": "all"}, {"alora_invocation_tokens": [5]}])
 def test_adapters_that_change_more_than_factors_hold_are_refused(tmp_path, options) -> None:
     model, base = bert(tmp_path)
     get_peft_model(model, LoraConfig(r=2, target_modules=["query"], **options)).save_pretrained(tmp_path / "adapter")
@@ -123,12 +125,75 @@ def test_adapters_that_change_more_than_factors_hold_are_refused(tmp_path, optio
         formats.read(tmp_path / "adapter", base=base)
 
 
+@pytest.mark.parametrize("inner", [BertForSequenceClassification, None])
+def test_classifier_saved_beside_the_factors_is_left_out_if_said(tmp_path, inner) -> None:
+    model, base = bert(tmp_path)
+    options = {"task_type": "SEQ_CLS"} if inner else {"modules_to_save": ["pooler"]}
+    whole = model if inner is None else inner(model.config)
+    adapted = get_peft_model(whole, LoraConfig(r=2, target_modules=["query"], **options))
+    for key, value in adapted.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(value, std=0.2)
+    adapted.save_pretrained(tmp_path / "adapter")
+    name = "classifier" if inner else "pooler"
+    with pytest.raises(
+        checkpoints.CheckpointError, match=rf"received \S*{name}\S* beside them; name it under `ignored`"
+    ):
+        formats.read(tmp_path / "adapter", base=base)
+    found = formats.read(tmp_path / "adapter", base=base, ignored=[f"*{name}*"])
+    assert all(name in key for key in found.left_out)
+    query = "encoder.layer.0.attention.self.query"
+    layer = adapted.base_model.model.get_submodule(f"bert.{query}" if inner else query)
+    added = layer.get_delta_weight("default").detach()
+    torch.testing.assert_close(found.state[f"{query}.weight"] - base[f"{query}.weight"], added)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda factors: {key: (127 * value).to(torch.int8) for key, value in factors.items()},
+            "received .* of torch.int8",
+        ),
+        (lambda factors: {key: value.to(torch.complex64) for key, value in factors.items()}, "received C64"),
+        (
+            lambda factors: factors | {key.removesuffix(".weight"): value.clone() for key, value in factors.items()},
+            "received one twice",
+        ),
+    ],
+)
+def test_factors_that_are_not_numbers_as_they_stand_are_refused(tmp_path, change, message) -> None:
+    model, base = bert(tmp_path)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter/adapter_model.safetensors"
+    save_file(change(load_file(path)), path)
+    with pytest.raises(checkpoints.CheckpointError, match=message):
+        formats.read(tmp_path / "adapter", base=base)
+
+
+def test_configuration_that_says_one_thing_twice_is_refused(tmp_path) -> None:
+    model, base = bert(tmp_path)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter/adapter_config.json"
+    path.write_text(path.read_text().replace("{", '{"lora_alpha": 400,', 1))
+    with pytest.raises(checkpoints.CheckpointError, match="expected PEFT's configuration"):
+        formats.read(tmp_path / "adapter", base=base)
+
+
+def test_adapter_under_the_name_of_the_tower_in_a_whole_model(base, tmp_path) -> None:
+    key, folder = "transformer.resblocks.0.mlp.c_fc.weight", tmp_path / "adapter"
+    folder.mkdir()
+    outputs, inputs = base[key].shape
+    names = [f"base_model.model.visual.{key.removesuffix('weight')}lora_{half}.weight" for half in "AB"]
+    save_file({names[0]: torch.ones(1, inputs), names[1]: torch.ones(outputs, 1)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 1, "r": 1}))
+    torch.testing.assert_close(formats.read(folder, base=base).state[key], base[key] + 1)
+
+
 def test_adapters_files_lie_in_its_folder_and_take_no_patterns(tmp_path) -> None:
     model, base = bert(tmp_path)
     get_peft_model(model, LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(
-        checkpoints.CheckpointError, match="expected an adapter with nothing under `missing` and `ignored`"
-    ):
+    with pytest.raises(checkpoints.CheckpointError, match="expected an adapter with nothing under `missing`"):
         formats.read(tmp_path / "adapter", base=base, missing=["embeddings*"])
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (tmp_path / "adapter" / name).rename(tmp_path / name)

@@ -27,9 +27,13 @@ def test_indices_that_do_not_hold_are_refused(tmp_path) -> None:
         ({"a": "one.safetensors", "b": "two.safetensors"}, "expected the shard two.safetensors beside"),
         ({"a": "../one.safetensors"}, "received '../one.safetensors', which leads elsewhere"),
         ({"b": "one.safetensors"}, "expected b in one.safetensors, as model.safetensors.index.json says"),
-        ('{"weight_map": {"a": "one.safetensors", "a": "one.safetensors"}}', "a key that occurs twice"),
+        ('{"weight_map": {"a": "one.safetensors", "a": "one.safetensors"}}', "'a' named twice"),
         ('{"weight_map": 1}', "expected an index of shards"),
         ("[" * 100_000, "expected an index of shards"),
+        ({"a": "one\0.safetensors"}, "which leads elsewhere"),
+        ({"a": "\ud800.safetensors"}, "which leads elsewhere|received none"),
+        ({"a": f"{'x' * 5000}.safetensors"}, "which leads elsewhere"),
+        ({"c": "three.safetensors"}, "to name every tensor; received three.safetensors with a, which it does not"),
         ({"a": "one.safetensors", "c": "three.safetensors"}, "expected each tensor in one shard; received a in"),
     ]
     for content, message in cases:
