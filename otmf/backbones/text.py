@@ -214,20 +214,20 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
     Raises:
         ValueError: if transformers has no such architecture, or the tokeniser is not one for it.
     """
-    given = {key: value for key, value in config["transformers"].items() if key not in LEFT_OUT}
     try:
+        given = {key: value for key, value in config["transformers"].items() if key not in LEFT_OUT}
         found = AutoConfig.for_model(given.pop("model_type"), **given)
         with torch.device("meta"):
             skeleton = AutoModel.from_config(found, dtype=torch.float32)
         _fill(skeleton)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever an architecture makes of numbers that it was not made for
         raise ValueError(
             "expected the configuration of an encoder that transformers has, with its model_type; received one that does not "
             f"build ({' '.join(str(error).split())[:200]}); take config.json as it was saved with the weights"
         ) from error
     length, pad = int(config.get("length", 128)), found.pad_token_id or 0
-    longest = getattr(found, "max_position_embeddings", None)
-    if longest and length > longest - (2 if found.model_type in ("roberta", "xlm-roberta", "camembert") else 0):
+    longest = _positions(skeleton)
+    if longest is not None and length > longest:
         raise ValueError(
             f"expected at most {longest} tokens, for which the encoder has positions; received length {length}"
         )
@@ -236,7 +236,7 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
         config=dict(config),
         skeleton=skeleton.eval(),
         settings=found,
-        tokeniser=_tokeniser(path, found, length),
+        tokeniser=_tokeniser(path, found, length, pad),
         tokens=path,
         length=length,
         pad=pad,
@@ -271,7 +271,15 @@ def _fill(skeleton: nn.Module) -> None:
         skeleton.get_submodule(owner).register_buffer(last, value, persistent=False)
 
 
-def _tokeniser(path: Path, found: PreTrainedConfig, length: int) -> Tokenizer:
+def _positions(skeleton: nn.Module) -> int | None:
+    """How many tokens an encoder has learned positions for; None where it has none. Some begin to count after their padding token."""
+    for name, table in skeleton.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return None
+
+
+def _tokeniser(path: Path, found: PreTrainedConfig, length: int, pad: int) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"expected a tokenizer.json at {path}; received none; put it there")
     try:
@@ -286,6 +294,13 @@ def _tokeniser(path: Path, found: PreTrainedConfig, length: int) -> Tokenizer:
         raise ValueError(
             f"expected a tokeniser for an encoder of {found.vocab_size} tokens; received one with token {highest}; take the one "
             "that was saved with the weights"
+        )
+    word = tokeniser.id_to_token(pad) if 0 <= pad < 2**32 else "none"
+    declared = (tokeniser.padding or {}).get("pad_id", pad)
+    if declared != pad or (word is not None and "pad" not in word.lower()):
+        raise ValueError(
+            f"expected token {pad}, with which the encoder's configuration pads, to be the tokeniser's; received {word!r} there and token "
+            f"{declared} for padding; take the tokeniser that was saved with the weights"
         )
     tokeniser.no_padding()
     tokeniser.enable_truncation(length)

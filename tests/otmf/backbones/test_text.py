@@ -7,7 +7,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    LongformerConfig,
+    MPNetConfig,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    XLMRobertaXLConfig,
+)
 
 from otmf import backbones, cards, heads, texts
 from tests import makers
@@ -118,7 +128,7 @@ def test_tensors_that_ought_to_be_tied_and_differ_are_refused(folder) -> None:
 
 
 def test_buffers_that_no_state_dict_has_are_filled(folder) -> None:
-    config = RobertaConfig(**{**makers.BERT, "max_position_embeddings": 40})
+    config = RobertaConfig(**{**makers.BERT, "max_position_embeddings": 40, "pad_token_id": 0})
     backbone = backbones.build({"transformers": config.to_dict(), "tokenizer": "tokenizer.json", "length": 16}, folder)
     state = backbone.initial_state(seed=0)
     own = RobertaModel(config).eval()
@@ -142,6 +152,44 @@ def test_what_does_not_fit_together_is_refused(folder, tmp_path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}), encoding="utf-8")
     with pytest.raises(ValueError, match="expected a tokenizer.json as tokenizers writes it"):
         bert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[1], {"num_attention_heads": 0}, {"pad_token_id": 999}, {"pad_token_id": -1}, {"hidden_size": "16"}, {"hidden_size": -16},
+     {"max_position_embeddings": 10**12}],
+)  # fmt: skip
+def test_configurations_that_do_not_build_get_one_sentence(folder, given) -> None:
+    config = {**BertConfig(**makers.BERT).to_dict(), **given} if isinstance(given, dict) else given
+    with pytest.raises(ValueError, match="expected ") as caught:
+        backbones.build({"transformers": config, "tokenizer": "tokenizer.json", "length": 16}, folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_token_that_pads_is_the_tokenisers(folder, tmp_path) -> None:
+    """Of another one every occurrence in a text would be left out."""
+    with pytest.raises(ValueError, match="expected token 7, with which the encoder's .* received 'film' there"):
+        bert(folder, pad_token_id=7)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 3,
+               "pad_type_id": 0, "pad_token": "[SEP]"}  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "padding": padding}))
+    with pytest.raises(ValueError, match="token 3 for padding"):
+        bert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "most"), [(RobertaConfig, 17), (MPNetConfig, 16), (XLMRobertaXLConfig, 17), (LongformerConfig, 17)]
+)
+def test_positions_that_begin_after_the_padding_token_are_not_there_for_tokens(folder, config, most) -> None:
+    given = {**makers.BERT, "max_position_embeddings": 18, "pad_token_id": 0}
+    given |= {"attention_window": 4} if config is LongformerConfig else {}
+    content = {"transformers": config(**given).to_dict(), "tokenizer": "tokenizer.json"}
+    backbone = backbones.build({**content, "length": most}, folder)
+    state = backbone.initial_state(seed=0)
+    assert backbone.features(state, torch.full((1, most), 5)).isfinite().all()
+    with pytest.raises(ValueError, match=f"expected at most {most} tokens"):
+        backbones.build({**content, "length": most + 1}, folder)
 
 
 def test_texts_that_are_none_are_refused(folder) -> None:
