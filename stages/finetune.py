@@ -103,6 +103,7 @@ def _adopt(
     described = datasets.describe(line.raw(name))
     patterns = {part: described.get(part, ()) for part in ("missing", "ignored")}
     found = formats.read(line.raw(name) / brought, base=pretrained, canonical=backbone.canonical, **patterns)
+    backbone.check_beside(line.raw(name) / brought)
     checkpoints.check_finetuned(found.state, pretrained, name=brought)
     beside = f", {len(found.left_out)} tensors beside it left out" if found.left_out else ""
     if found.kept:

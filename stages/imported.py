@@ -15,9 +15,9 @@ TRACKED = False
 def main(line: _params.Line, source: str, target: str, patterns: str) -> None:
     """Reads `source`, checks it against this line's base, writes `target`; `patterns` is JSON with `missing` and `ignored`."""
     base = _files.load_pretrained(line)
-    found = formats.read(
-        Path(source), base=base, canonical=_encoder.open_backbone(line).canonical, **json.loads(patterns)
-    )
+    backbone = _encoder.open_backbone(line)
+    found = formats.read(Path(source), base=base, canonical=backbone.canonical, **json.loads(patterns))
+    backbone.check_beside(Path(source))
     checkpoints.check_finetuned(found.state, base, name=Path(source).name)
     checkpoints.save(found.state, Path(target))
     moved = task_vectors.norm(task_vectors.subtract(found.state, base)) / task_vectors.norm(task_vectors.floats(base))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from otmf import settings, task_vectors
+from otmf import plain_json, settings, task_vectors
 from otmf.datasets import DataSet
 
 
@@ -31,6 +31,9 @@ class Foreign:
     documents: dict[str, Any]
     weights: dict[str, task_vectors.State]
     copies: dict[str, Path] = field(default_factory=dict)
+
+
+LARGEST_CONFIG = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,35 @@ class Backbone(ABC):
     def canonical(self, state: Mapping[str, Tensor]) -> task_vectors.State:
         """A state dict in the one form that is merged: sorted, each tied tensor once."""
         return dict(sorted(state.items()))
+
+    def check_beside(self, folder: Path) -> None:
+        """Refuses weights whose own description, in the folder that they came in, is of an encoder that computes something else.
+
+        Raises:
+            ValueError: naming the first difference.
+        """
+        path = folder / "config.json"
+        if not path.is_file():
+            return
+        try:
+            if path.stat().st_size > LARGEST_CONFIG:
+                raise ValueError(f"more than {LARGEST_CONFIG} bytes")
+            found = plain_json.loads(path.read_text(encoding="utf-8"))
+            differing = self.differing(found) if isinstance(found, dict) else {}
+        except (ValueError, OSError, RecursionError) as error:
+            raise ValueError(
+                f"expected the configuration of an encoder in {path.name} beside the weights; received one that does not read "
+                f"({' '.join(str(error).split())[:200]}); take it as it was saved, or bring the file of weights alone"
+            ) from error
+        for key, (theirs, ours) in sorted(differing.items()):
+            raise ValueError(
+                f"expected weights of this line's encoder, whose {key} is {str(ours)[:80]}; received a {path.name} beside them with "
+                f"{str(theirs)[:80]}; bring an expert of the same encoder"
+            )
+
+    @abstractmethod
+    def differing(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Where a configuration as Hugging Face saves it means another computation: key -> (its value, the line's)."""
 
     @abstractmethod
     def zero_shot(self, base: Mapping[str, Any]) -> bool:

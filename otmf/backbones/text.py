@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ HEAD = "lm_head.weight"
 # What a configuration may say that would fetch or run other code than transformers' own, or build in another precision.
 LEFT_OUT = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config",
             "dtype", "torch_dtype")  # fmt: skip
+# What a configuration says of training, of heads and of whoever wrote it.
+_IDLE = re.compile(
+    r"_.+|.*(dropout|label|classifier|initializer|gradient).*|architectures|transformers_version|use_cache|problem_type|"
+    r"finetuning_task|task_specific_params|output_.+|return_dict|chunk_size.*|is_decoder|n_positions"
+)
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,25 @@ class Text(Backbone):
             found.setdefault(name, state[key].detach().clone())
         return dict(sorted(found.items()))
 
+    def check_beside(self, folder: Path) -> None:
+        super().check_beside(folder)
+        path = folder / "tokenizer.json"
+        if path.is_file() and _opened(path).get_vocab(with_added_tokens=True) != self.tokeniser.get_vocab(
+            with_added_tokens=True
+        ):
+            raise ValueError(
+                f"expected the tokens of this line's encoder; received a {path.name} with others beside the weights; bring an expert of the "
+                "same vocabulary"
+            )
+
+    def differing(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        theirs, ours = _settings(config).to_dict(), self.settings.to_dict()
+        return {
+            key: (theirs.get(key), value)
+            for key, value in ours.items()
+            if theirs.get(key) != value and key not in LEFT_OUT and not _IDLE.fullmatch(key)
+        }
+
     def zero_shot(self, base: Mapping[str, Any]) -> bool:
         """Always: an encoder reads the names of classes as it reads other texts."""
         return True
@@ -215,8 +240,7 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
         ValueError: if transformers has no such architecture, or the tokeniser is not one for it.
     """
     try:
-        given = {key: value for key, value in config["transformers"].items() if key not in LEFT_OUT}
-        found = AutoConfig.for_model(given.pop("model_type"), **given)
+        found = _settings(config["transformers"])
         with torch.device("meta"):
             skeleton = AutoModel.from_config(found, dtype=torch.float32)
         _fill(skeleton)
@@ -226,6 +250,7 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
             f"build ({' '.join(str(error).split())[:200]}); take config.json as it was saved with the weights"
         ) from error
     length, pad = int(config.get("length", 128)), found.pad_token_id or 0
+    start = config["transformers"].get("decoder_start_token_id")
     longest = _positions(skeleton)
     if longest is not None and length > longest:
         raise ValueError(
@@ -240,9 +265,14 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
         tokens=path,
         length=length,
         pad=pad,
-        start=pad if given.get("decoder_start_token_id") is None else given["decoder_start_token_id"],
+        start=pad if start is None else start,
         pooling=config.get("pooling", "mean"),
     )
+
+
+def _settings(config: Mapping[str, Any]) -> PreTrainedConfig:
+    given = {key: value for key, value in config.items() if key not in LEFT_OUT}
+    return AutoConfig.for_model(given.pop("model_type"), **given)
 
 
 def tied(skeleton: nn.Module) -> dict[str, str]:
@@ -282,13 +312,7 @@ def _positions(skeleton: nn.Module) -> int | None:
 def _tokeniser(path: Path, found: PreTrainedConfig, length: int, pad: int) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"expected a tokenizer.json at {path}; received none; put it there")
-    try:
-        tokeniser = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"expected a tokenizer.json as tokenizers writes it; received {path.name} ({reason}); save it anew"
-        ) from error
+    tokeniser = _opened(path)
     highest = max(tokeniser.get_vocab(with_added_tokens=True).values(), default=-1)
     if highest >= found.vocab_size:
         raise ValueError(
@@ -305,3 +329,13 @@ def _tokeniser(path: Path, found: PreTrainedConfig, length: int, pad: int) -> To
     tokeniser.no_padding()
     tokeniser.enable_truncation(length)
     return tokeniser
+
+
+def _opened(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"expected a tokenizer.json as tokenizers writes it; received {path.name} ({reason}); save it anew"
+        ) from error

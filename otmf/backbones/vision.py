@@ -18,6 +18,8 @@ from otmf import datasets, images, settings, task_vectors, variation
 from otmf.backbones._backbone import Backbone, Foreign
 from otmf.formats import hugging_face
 
+# What transformers takes where a configuration of CLIP does not say it.
+_USUAL = {"hidden_act": "quick_gelu", "num_attention_heads": 12, "layer_norm_eps": 1e-5}
 _OF_CLIP = ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size")
 
 
@@ -109,9 +111,12 @@ class Vision(Backbone):
 
     def hugging_face(self, state: task_vectors.State) -> Foreign:
         """As CLIPVisionModelWithProjection, with the image processor's settings."""
-        named = self.config.get("model")
-        full = open_clip.get_model_config(named) if named else self.config
-        tower = {"head_width": 64, "mlp_ratio": 4.0, **full["vision_cfg"]}
+        if self.fit.mode == "longest":
+            raise ValueError(
+                "expected pictures that are cropped or squashed, as transformers' processor can; received an encoder whose pictures are padded; "
+                "export it for open_clip"
+            )
+        _, tower = self._tower()
         other = [key for key in tower if key not in _OF_CLIP and tower[key]]
         if other:
             raise ValueError(
@@ -119,16 +124,12 @@ class Vision(Backbone):
                 "for open_clip"
             )
         weights = hugging_face.from_open_clip(state)
-        quick = bool(self.config.get("quick_gelu", full.get("quick_gelu")))
-        config = {
-            "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "projection_dim": full["embed_dim"],
-            "hidden_size": tower["width"], "intermediate_size": int(tower["width"] * tower["mlp_ratio"]), "num_hidden_layers": tower["layers"],
-            "num_attention_heads": tower["width"] // tower["head_width"], "image_size": tower["image_size"],
-            "patch_size": tower["patch_size"], "hidden_act": "quick_gelu" if quick else "gelu", "layer_norm_eps": 1e-5,
-        }  # fmt: skip
+        config = self._as_clip()
+        size = {"height": self.fit.size, "width": self.fit.size}
+        cropped = self.fit.mode == "shortest"
         pixels = {
-            "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_center_crop": True, "do_rescale": True,
-            "do_normalize": True, "size": {"shortest_edge": self.fit.size}, "crop_size": {"height": self.fit.size, "width": self.fit.size},
+            "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "do_center_crop": cropped, "do_rescale": True,
+            "do_normalize": True, "size": {"shortest_edge": self.fit.size} if cropped else size, "crop_size": size,
             "resample": 3 if self.fit.interpolation == "bicubic" else 2, "rescale_factor": 1 / 255, "image_mean": self.mean.flatten().tolist(),
             "image_std": self.deviation.flatten().tolist(),
         }  # fmt: skip
@@ -136,6 +137,39 @@ class Vision(Backbone):
             documents={"config.json": config, "preprocessor_config.json": pixels},
             weights={"model.safetensors": weights},
         )
+
+    def _tower(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The whole model's configuration as open_clip has it, and the tower's with its usual values."""
+        named = self.config.get("model")
+        full = open_clip.get_model_config(named) if named else self.config
+        return full, {"head_width": 64, "mlp_ratio": 4.0, **full["vision_cfg"]}
+
+    def _as_clip(self) -> dict[str, Any]:
+        """The configuration of CLIPVisionModelWithProjection."""
+        full, tower = self._tower()
+        quick = bool(self.config.get("quick_gelu", full.get("quick_gelu")))
+        return {
+            "architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "projection_dim": full["embed_dim"],
+            "hidden_size": tower["width"], "intermediate_size": int(tower["width"] * tower["mlp_ratio"]), "num_hidden_layers": tower["layers"],
+            "num_attention_heads": tower["width"] // tower["head_width"], "image_size": tower["image_size"],
+            "patch_size": tower["patch_size"], "hidden_act": "quick_gelu" if quick else "gelu", "layer_norm_eps": 1e-5,
+        }  # fmt: skip
+
+    def differing(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Of a vision transformer of CLIP's form, by itself or in a whole model; other configurations are left alone."""
+        theirs = config.get("vision_config", config)
+        if (
+            not str(config.get("model_type", "")).startswith("clip")
+            or not isinstance(theirs, dict)
+            or "width" not in self._tower()[1]
+        ):
+            return {}
+        ours = self._as_clip()
+        return {
+            key: (theirs.get(key, usual), ours[key])
+            for key, usual in _USUAL.items()
+            if theirs.get(key, usual) != ours[key]
+        }
 
     def zero_shot(self, base: Mapping[str, Any]) -> bool:
         return bool(self.config.get("model")) and bool(base.get("tag"))
