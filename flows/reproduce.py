@@ -11,15 +11,15 @@ import os
 import shutil
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.console import Console
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows import compare, series, server, warm, workspace
-from otmf import cards, layout
+from otmf import cards, layout, packaged
 
 FOLDER = "data/recipes"
 TABLES = "tables.md"
@@ -47,9 +47,19 @@ class Recipe(BaseModel):
     cards: str
     sets: str
     tasks: list[cards.Slug] = Field(min_length=1)
-    counts: list[int] = Field(min_length=1)
+    counts: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     orders: int = Field(default=10, ge=1, le=10)
     params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _tasks_once(self) -> Recipe:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("expected distinct `tasks`; received one twice; name each once")
+        if max(self.counts) > len(self.tasks):
+            raise ValueError(
+                f"expected `counts` of at most {len(self.tasks)} tasks; received {max(self.counts)}; lower it"
+            )
+        return self
 
 
 def find(name: str) -> tuple[Path, Recipe, str]:
@@ -81,7 +91,7 @@ def run(name: str, folder: Path, out: Console, *, data: Path | None, orders: int
         name: as in `find`.
         folder: of the line and the tables; made where it is missing.
         out: where to print.
-        data: the folder of the data sets, instead of the recipe's.
+        data: the folder of the data sets, instead of the recipe's; of a recipe of ours `sets` in `folder` otherwise.
         orders: how many, instead of the recipe's.
         tasks: only the first so many; None: all.
     """
@@ -90,6 +100,10 @@ def run(name: str, folder: Path, out: Console, *, data: Path | None, orders: int
     counts = sorted({min(count, most) for count in recipe.counts})
     chosen = orders or recipe.orders
     root = folder / "line"
+    if data is None and path.is_relative_to(workspace.template()):
+        data = folder / "sets"
+    known = workspace.params(workspace.open_line(root)).tasks if (root / "params.yaml").exists() else ()
+    _require_data(path, recipe, [task for task in recipe.tasks[: counts[-1]] if task not in known], data)
     with warm.interpreter():
         if not (root / "params.yaml").exists():
             _create(root, path, recipe, key)
@@ -183,16 +197,39 @@ def _over(document: Any, section: str, values: Any) -> None:
         document[section] = values
 
 
+def _require_data(path: Path, recipe: Recipe, tasks: list[str], data: Path | None) -> None:
+    """Refuses, before anything is trained, a recipe with data sets that are not there and that no program fetches.
+
+    Raises:
+        WorkspaceError: naming all of them.
+    """
+    lacking = []
+    for task in tasks:
+        card = _with_data(path, recipe, task, data)
+        by_hand = packaged.DATASETS[card.dataset].by_hand if card.source == cards.PACKAGED else ""
+        if card.source != "embedded" and by_hand is not None and not Path(card.path, by_hand).exists():
+            lacking.append(f"{task} at {Path(card.path, by_hand)}")
+    if lacking:
+        raise workspace.WorkspaceError(
+            f"expected the data sets that nobody may fetch for you; received none for {', '.join(lacking)}; put them there "
+            "(docs/reproduce.md), or name their folder with --data"
+        )
+
+
 def _card(path: Path, recipe: Recipe, task: str, folder: Path, data: Path | None) -> Path:
-    """A card whose path leads to the data."""
+    """A file with a card whose path leads to the data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{task}.yaml").write_text(cards.dump(_with_data(path, recipe, task, data)), encoding="utf-8")
+    return folder / f"{task}.yaml"
+
+
+def _with_data(path: Path, recipe: Recipe, task: str, data: Path | None) -> cards.Card:
     shipped = path.parent / recipe.cards / f"{task}.yaml"
     card = cards.absolute(cards.read(shipped), shipped.parent)
     usual = (path.parent / recipe.sets).resolve()
     if data is not None and Path(card.path).is_relative_to(usual):
         card = card.model_copy(update={"path": str((data / os.path.relpath(card.path, usual)).resolve())})
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{task}.yaml").write_text(cards.dump(card), encoding="utf-8")
-    return folder / f"{task}.yaml"
+    return card
 
 
 def _result(folder: Path, count: int, orders: int) -> Path:
@@ -201,7 +238,10 @@ def _result(folder: Path, count: int, orders: int) -> Path:
 
 def _read(path: Path) -> Recipe:
     try:
-        return Recipe.model_validate(YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")))
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        if not cards.says_each_thing_once(content):
+            raise YAMLError("aliases that repeat it many times over")
+        return Recipe.model_validate(content)
     except ValidationError as error:
         raise workspace.WorkspaceError(f"recipe {path.name}: {cards.describe_errors(error)}") from error
     except (YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:

@@ -307,15 +307,15 @@ def _describe(mistake: Any) -> str:
     return f"{place}: {text}; received {_SHOWN.repr(mistake['input'])}; correct it"
 
 
-def _size(content: Any) -> int:
-    """How many values a document has with every alias written out; no further than counts."""
+def says_each_thing_once(content: Any) -> bool:
+    """Whether a document of YAML stays small with every alias written out."""
     count, left = 0, [content]
     while left and count <= MAX_CARD_BYTES:
         one = left.pop()
         count += 1
         if isinstance(one, dict | list):
             left.extend(one.values() if isinstance(one, dict) else one)
-    return count
+    return count <= MAX_CARD_BYTES
 
 
 def _parse(model: type[Any], path: Path) -> Any:
@@ -333,7 +333,7 @@ def _parse(model: type[Any], path: Path) -> Any:
         raise CardError(
             f"expected YAML in {path}; received text that does not parse ({reason[:300]}); mend it"
         ) from error
-    if _size(content) > MAX_CARD_BYTES:
+    if not says_each_thing_once(content):
         raise CardError(
             f"expected a card that says each thing once; received {path}, whose aliases repeat it many times over; write it out"
         )
