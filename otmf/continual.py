@@ -13,6 +13,7 @@ from torch import Tensor
 
 from otmf import backbones, fusion, memory, methods, rows, settings, task_vectors, transport
 
+_COUNTED = ("running_mean", "running_var")
 COMPARED = 64  # inputs that the dissimilarity of a new task is measured on
 
 
@@ -67,7 +68,8 @@ def advance(
 ) -> Step:
     """The step after the arrival of one task vector.
 
-    Teachers' features are computed once. Of older tasks nothing is read but `state`.
+    Teachers' features are computed once. Of older tasks nothing is read but `state`. What batch norms counted is averaged over the
+    tasks, whatever the method.
 
     Args:
         pretrained, merged_vector, task_vector: theta0, D (None at the first step), tau, on one device.
@@ -81,7 +83,7 @@ def advance(
     Raises:
         ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge.
     """
-    kept_as_is = _left_out(options.left_out, pretrained, merged_vector)
+    kept_as_is = _statistics(merged_vector, task_vector, count) | _left_out(options.left_out, pretrained, merged_vector)
     shared = _with(encoder, {key: pretrained[key] + value for key, value in kept_as_is.items()})
     base, merged, tau = (_without(vector, kept_as_is) for vector in (pretrained, merged_vector, task_vector))
     own = {key.removeprefix("method."): value for key, value in state.items() if key.startswith("method.")}
@@ -127,6 +129,16 @@ def _left_out(
         key: merged_vector[key] if merged_vector else task_vectors.zeros({key: pretrained[key]})[key]
         for key in sorted(found)
     }
+
+
+def _statistics(
+    merged_vector: Mapping[str, Tensor] | None, task_vector: Mapping[str, Tensor], count: int
+) -> task_vectors.Vector:
+    """The mean over the tasks so far of what batch norms counted: it is no weight, and a sum of variances' differences can be below zero."""
+    found = {key: tau for key, tau in task_vector.items() if key.rpartition(".")[2] in _COUNTED}
+    if merged_vector is None:
+        return {key: tau.clone() for key, tau in found.items()}
+    return {key: merged_vector[key] + (tau - merged_vector[key]) / count for key, tau in found.items()}
 
 
 def _with(encoder: Encoder, fixed: Mapping[str, Tensor]) -> Encoder:

@@ -133,3 +133,24 @@ def test_masks_are_trained_on_the_model_as_it_will_be(stream) -> None:
 def test_patterns_that_name_nothing_or_everything_are_refused(stream, pattern, said) -> None:
     with pytest.raises(ValueError, match=said):
         stream.step(left_out=[pattern])
+
+
+@pytest.mark.parametrize("method", ["otmf", "task_arithmetic"])
+def test_what_batch_norms_counted_is_averaged(method) -> None:
+    """Three variances of 0.6 of the base's, summed as differences, were -0.2 of it, and the features not numbers."""
+    backbone = backbones.build({"embed_dim": 8, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}})
+    base, merged, state = backbone.initial_state(seed=0), None, {}
+    counted = [key for key in base if key.endswith(("running_mean", "running_var"))]
+    assert counted
+    encoder = continual.Encoder(backbone.features, backbone.prepare)
+    pixels = makers.pictures(6, seed=1, size=32)[0]
+    options = settings.merge("default", {"method": method, "steps": 2, "batch_size": 4})
+    for count in (1, 2, 3):
+        tau = {key: torch.zeros_like(value) for key, value in task_vectors.floats(base).items()}
+        tau |= {key: 0.01 * count - 0.4 * base[key] for key in counted}
+        done = continual.advance(base, merged, tau, count=count, state=state, options=options, encoder=encoder,
+                                 unlabelled=lambda: pixels)  # fmt: skip
+        merged, state = done.vector, done.state
+    for key in counted:
+        torch.testing.assert_close(merged[key], 0.02 - 0.4 * base[key])
+    assert encoder.teach(task_vectors.add(base, merged), pixels).isfinite().all()
