@@ -29,7 +29,12 @@ from flows import (
     versions,
     workspace,
 )
-from otmf import errors, gate, layout, lineage, settings, statements
+from otmf import datasets, errors, gate, layout, lineage, settings, statements
+
+_OTHER_HEAD = (
+    "its features do not fit the head that this line made for it (docs/cards.md says from what); bring its own as checkpoint.head, or look at the "
+    "classes' names and the data"
+)
 
 
 class Refused(workspace.WorkspaceError):
@@ -199,9 +204,10 @@ def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fr
     for name in fresh:
         reference = result["references"][name]
         if reference["finetuned"] <= reference["base"]:
+            brought = datasets.describe(clone.raw(name)).get("checkpoint")
             get_run_logger().warning(
                 f"{name}: its fine-tuned model ({100 * reference['finetuned']:.1f} %) is no better than the base ({100 * reference['base']:.1f} %): "
-                "nothing was learned from these labels; look at the data"
+                + (_OTHER_HEAD if brought else "nothing was learned from these labels; look at the data")
             )
     for finding in verdict.broken:
         get_run_logger().warning(f"gate: {finding.sentence()}")

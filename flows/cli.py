@@ -218,7 +218,8 @@ def import_(
 @app.command()
 def predict(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Image files, or text files for an encoder of texts.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Image files; for an encoder of texts, files of one text each."),
     ],
     task: Annotated[str, typer.Option(help="Task whose classes to choose from.")],
     line: LineOption = Path(),

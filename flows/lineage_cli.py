@@ -282,7 +282,7 @@ def export(
         beside = [name for name, wanted in (("onnx", onnx), ("hugging-face", hugging_face)) if wanted]
         for said in exporting.export(found, number, folder, dtype=dtype, largest=shard_mb * 1_000_000, beside=beside):
             out.print(said, markup=False)
-        out.print(f"v{number} in {folder}; try it with: python {folder.name}/classify.py TASK INPUT...")
+        out.print(f"v{number} in {folder}; try it with: python {folder.name}/classify.py TASK FILE...")
 
 
 def _audited(line: layout.Layout, version: str | None, keys: list[Path], *, with_registry: bool, at: datetime) -> Audit:

@@ -87,6 +87,11 @@ def gather_base(card: cards.BaseCard, base: Path, folder: Path) -> None:
         description |= _copy_encoder(card, (base / card.path).resolve(), base, folder)
     elif card.source == "checkpoint":
         source = (base / card.path).resolve()
+        if source.is_dir():
+            raise cards.CardError(
+                f"expected a file of weights at `path`; received the folder {card.path!r}; for an encoder of texts say how it reads "
+                "(backbone: {length: 64, pooling: mean}), otherwise name the file"
+            )
         if not source.is_file():
             raise cards.CardError(
                 f"expected the base's weights at `path`; received {card.path!r}, which does not exist beside the card; "

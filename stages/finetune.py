@@ -109,7 +109,7 @@ def _adopt(
     if found.kept:
         products = {key: factors.product() for key, factors in found.factors.items()}
         low_rank.save(products, line.finetuned(name) / "factors.safetensors")
-    say(f"finetune {name}: checkpoint {brought} adopted ({found.form}{beside}), nothing trained")
+    say(f"finetune {name}: checkpoint adopted ({found.form}{beside}), nothing trained")
     return found.state
 
 

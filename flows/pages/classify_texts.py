@@ -1,4 +1,4 @@
-"""Classes of texts, by an exported folder and transformers alone: python classify.py TASK TEXT..."""
+"""Classes of texts, by an exported folder and transformers alone: python classify.py TASK FILE_OR_TEXT..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 def main() -> None:
     if len(sys.argv) < 3:
-        sys.exit("usage: python classify.py TASK TEXT...")
+        sys.exit("usage: python classify.py TASK FILE_OR_TEXT...; a file is one text in UTF-8")
     here, task = pathlib.Path(__file__).resolve().parent, sys.argv[1]
     labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
     if task not in labels:
@@ -24,12 +24,21 @@ def main() -> None:
     tokeniser.no_padding()
     tokeniser.enable_truncation(reading["length"])
     head = load_file(here / "heads" / f"{task}.safetensors")
-    for text in sys.argv[2:]:
+    for given in sys.argv[2:]:
+        text = pathlib.Path(given).read_text(encoding="utf-8") if is_file(given) else given
         with torch.no_grad():
             features = encoded(model, torch.tensor([tokeniser.encode(text).ids]), reading)
             features = torch.nn.functional.normalize(features, dim=-1)
             found = (features @ head["weight"].T + head["bias"]).softmax(dim=-1)[0]
-        print(f"{text[:60]}\t{labels[task][int(found.argmax())]}\t{float(found.max()):.3f}")
+        print(f"{given[:60]}\t{labels[task][int(found.argmax())]}\t{float(found.max()):.3f}")
+
+
+def is_file(name: str) -> bool:
+    """Whether there is a file of that name; a text too long to be one is none."""
+    try:
+        return pathlib.Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def encoded(model: torch.nn.Module, ids: torch.Tensor, reading: dict) -> torch.Tensor:

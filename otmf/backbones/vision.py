@@ -249,12 +249,20 @@ def _tagged(backbone: Vision, tag: str) -> nn.Module:
     named = backbone.config.get("model")
     if not named:
         raise ValueError(
-            "expected a model of open_clip for weights by tag; received a JSON configuration; pretrain it or bring a "
-            "checkpoint"
+            f"expected a model of open_clip for weights of the tag {tag!r}; received a JSON configuration; name the model in params.yaml "
+            "(backbone: {model: ViT-B-32}), or pretrain the encoder or bring a checkpoint"
         )
     known = open_clip.list_pretrained_tags_by_model(named)
     if tag not in known and not Path(tag).is_file():
         raise ValueError(
             f"expected a tag of {named} ({', '.join(known) or 'none exist'}); received {tag!r}; choose one of them"
         )
-    return open_clip.create_model(named, pretrained=tag)
+    try:
+        return open_clip.create_model(named, pretrained=tag)
+    except RuntimeError as error:
+        if "download" not in str(error).lower():
+            raise
+        raise ConnectionError(
+            f"expected the weights of {named} under the tag {tag!r}, here or by network; received neither; run it once with a network, or "
+            "bring them as a checkpoint"
+        ) from error

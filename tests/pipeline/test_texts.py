@@ -86,9 +86,11 @@ def test_exported_folder_classifies_by_transformers_alone(otmf, root, tmp_path) 
     ours = otmf("predict", tmp_path / "one.txt", "--task", "first", "--line", root).stdout.strip().split("\t")
     alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "classify.py", "first", text], cwd=tmp_path / "out", env=alone, capture_output=True, text=True, check=True
+        [sys.executable, "classify.py", "first", text, "../one.txt"], cwd=tmp_path / "out", env=alone, capture_output=True, text=True, check=True
     )  # fmt: skip
-    assert done.stdout.strip().split("\t")[1:] == ours[1:]
+    said = [line.split("\t") for line in done.stdout.strip().splitlines()]
+    assert [one[0] for one in said] == [text, "../one.txt"]
+    assert all(one[1:] == ours[1:] for one in said)
     assert (tmp_path / "out/encoder.onnx").stat().st_size > 1000
 
 

@@ -58,6 +58,15 @@ def test_weights_by_tag_need_a_known_tag() -> None:
         backbones.build({"model": "ViT-B-32"}).tagged_state("none")
 
 
+def test_weights_that_cannot_be_fetched_are_no_fault_of_ours(monkeypatch) -> None:
+    def create(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to download weights for tag 'openai': offline.\nPlease check")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    with pytest.raises(ConnectionError, match="expected the weights of ViT-B-32 .* by network; received neither"):
+        backbones.build({"model": "ViT-B-32"}).tagged_state("openai")
+
+
 @pytest.fixture(scope="module")
 def named(tmp_path_factory) -> tuple[backbones.Backbone, str, open_clip.CLIP]:
     """A tiny model with both towers under a name of open_clip, and a file of its weights, which serves as a tag does."""

@@ -1,0 +1,24 @@
+"""Cards shown in the documentation are cards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from otmf import cards
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/cards.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_cards_of_the_documentation_are_read(tmp_path, shown) -> None:
+    (tmp_path / "card.yaml").write_text(shown, encoding="utf-8")
+    read = cards.read if "name:" in shown else cards.read_base
+    read(tmp_path / "card.yaml")
+
+
+def test_there_are_some() -> None:
+    assert len(SHOWN) >= 6
