@@ -205,6 +205,7 @@ class Text(Backbone):
     def module(self, state: Mapping[str, Tensor]) -> nn.Module:
         """The encoder as a module from tokens (n, length) to features (n, d)."""
         own = {key: value for key, value in state.items() if key != HEAD}
+        own |= {alias: own[name] for alias, name in tied(self.skeleton).items() if alias != HEAD}
         return _Whole(self, super().module(own))
 
     def foreign(self, state: Mapping[str, Tensor]) -> Foreign:

@@ -84,6 +84,14 @@ def test_decoders_first_state_is_that_of_transformers(folder) -> None:
         torch.testing.assert_close(row, given.decoder_hidden_states[-1][0, 0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("make", [bert, t5])
+def test_module_of_its_own_computes_the_same(folder, make) -> None:
+    backbone = make(folder)
+    state = backbone.initial_state(seed=0)
+    inputs = backbone.prepare(tokens(backbone))
+    torch.testing.assert_close(backbone.module(state)(inputs), backbone.features(state, inputs), atol=1e-5, rtol=1e-5)
+
+
 def test_features_do_not_depend_on_what_else_is_in_the_batch(folder) -> None:
     for backbone in (bert(folder), t5(folder)):
         state, read = backbone.initial_state(seed=1), tokens(backbone)
