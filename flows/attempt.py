@@ -110,7 +110,7 @@ def carry_out(
             tracking.link(store, parent, stage, tag, lineage.digest(output))
     step = settings.chain(workspace.params(clone).steps)[-1]
     result, verdict = _judged(line, clone, step, change)
-    if verdict.only_dissimilar and workspace.params(clone).gate.dissimilar == "unbalanced":
+    if verdict.only_dissimilar and _by_transport(workspace.params(clone), step):
         outcomes |= _merge_unbalanced(clone, step, change, extra)
         result, verdict = _judged(line, clone, step, change)
     known = {stage: output.relative_to(clone.root).as_posix() for stage, output in change.stages}
@@ -134,6 +134,11 @@ def carry_out(
 def _judged(line: layout.Layout, clone: layout.Layout, step: str, change: Change) -> tuple[dict, gate.Verdict]:
     result = json.loads(clone.evaluation(step).read_text(encoding="utf-8"))
     return result, judge(line, clone, step, result, tuple(change.fresh))
+
+
+def _by_transport(params: settings.Params, step: str) -> bool:
+    """Whether what is dissimilar is to be merged with unbalanced transport, and the step's method has any."""
+    return params.gate.dissimilar == "unbalanced" and isinstance(params.steps[step].merge, settings.Otmf)
 
 
 def _merge_unbalanced(clone: layout.Layout, step: str, change: Change, extra: dict[str, str]) -> dict[str, str]:
@@ -190,7 +195,7 @@ def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fr
     finetuned = {name: result["references"][name]["finetuned"] for name in fresh}
     params = workspace.params(clone)
     merge = json.loads(clone.trace(step).read_text(encoding="utf-8"))
-    far = merge.get("dissimilarity") if params.steps[step].merge.reach is None else None
+    far = merge.get("dissimilarity") if getattr(params.steps[step].merge, "reach", None) is None else None
     verdict = gate.judge(
         params.gate,
         now=accuracies(result),

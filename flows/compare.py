@@ -142,7 +142,7 @@ def _write(
 ) -> None:
     methods = {
         name: {
-            "merge": settings.merge(preset, {**_neutral(overrides), **values}).model_dump(mode="json"),
+            "merge": settings.merge(preset, _neutral(overrides), values).model_dump(mode="json"),
             "head_tune": [
                 settings.head_tune(preset, {**heads, "heads": kind}).model_dump(mode="json") for kind in kinds
             ],

@@ -128,7 +128,7 @@ def _renew(clone: layout.Layout, names: Collection[str], *, everything: bool) ->
         document.setdefault("pretrained", {})["code_version"] = settings.Pretrained().code_version
         for step in document["steps"].values():
             for section, model in (
-                ("merge", settings.Merge),
+                ("merge", settings.Otmf),
                 ("head_tune", settings.HeadTune),
                 ("evaluate", settings.Evaluate),
             ):

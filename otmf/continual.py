@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, fusion, memory, methods, rows, settings, task_vectors, transport
+from otmf import backbones, fusion, heads, layer_scaling, memory, methods, rows, settings, task_vectors, transport
 
+LINES = "lines"
 _COUNTED = ("running_mean", "running_var")
+EPSILON = 0.05  # of that measure: the same whatever a step is set to
 COMPARED = 64  # inputs that the dissimilarity of a new task is measured on
 
 
@@ -64,11 +66,12 @@ def advance(
     options: settings.Merge,
     encoder: Encoder,
     unlabelled: Callable[[], np.ndarray],
+    head: heads.Head | None = None,
     report: fusion.Report | None = None,
 ) -> Step:
     """The step after the arrival of one task vector.
 
-    Teachers' features are computed once. Of older tasks nothing is read but `state`. What batch norms counted is averaged over the
+    Teachers' features are computed once. Where `options.lines` scale the layers, the next step merges onto what was there before. Of older tasks nothing is read but `state`. What batch norms counted is averaged over the
     tasks, whatever the method.
 
     Args:
@@ -78,11 +81,43 @@ def advance(
         options: method and settings.
         encoder: features and preprocessing.
         unlabelled: gives the new task's unlabelled inputs; called only for a method that may see them.
+        head: of the new task, for methods that look at predictions.
         report: as in `fusion.merge_step`.
 
     Raises:
         ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge.
     """
+    if merged_vector is not None and LINES in state:
+        merged_vector = layer_scaling.scaled(merged_vector, _factors(merged_vector, state[LINES].tolist()), back=True)
+    done = _merge(
+        pretrained, merged_vector, task_vector, count=count, state=state, options=options, encoder=encoder, unlabelled=unlabelled, head=head,
+        report=report,
+    )  # fmt: skip
+    if options.lines is None:
+        return done
+    vector = layer_scaling.scaled(done.vector, _factors(done.vector, options.lines))
+    return replace(done, vector=vector, state=done.state | {LINES: torch.tensor(options.lines, dtype=torch.float64)})
+
+
+def _factors(vector: Mapping[str, Tensor], lines: Sequence[float]) -> dict[str, float]:
+    found = layer_scaling.factors(vector, *lines)
+    return {key: 1.0 if key.rpartition(".")[2] in _COUNTED else factor for key, factor in found.items()}
+
+
+def _merge(
+    pretrained: Mapping[str, Tensor],
+    merged_vector: Mapping[str, Tensor] | None,
+    task_vector: Mapping[str, Tensor],
+    *,
+    count: int,
+    state: Mapping[str, Tensor],
+    options: settings.Merge,
+    encoder: Encoder,
+    unlabelled: Callable[[], np.ndarray],
+    head: heads.Head | None,
+    report: fusion.Report | None,
+) -> Step:
+    """As `advance`, before layers are scaled."""
     kept_as_is = _statistics(merged_vector, task_vector, count) | _left_out(options.left_out, pretrained, merged_vector)
     shared = _with(encoder, {key: pretrained[key] + value for key, value in kept_as_is.items()})
     base, merged, tau = (_without(vector, kept_as_is) for vector in (pretrained, merged_vector, task_vector))
@@ -93,12 +128,14 @@ def advance(
         return Step(outcome.vector | kept_as_is, _named(outcome) | memory.to_tensors(kept), _saw(method), None)
     inputs = unlabelled()
     targets = encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
-    data, dissimilarity = None, None
-    if merged_vector is not None:
-        dissimilarity = _dissimilarity(base, merged, inputs, targets, options, shared)
+    data, pre, dissimilarity = None, None, None
+    if merged_vector is not None or method.reads_first:
         post = fusion.Side(shared.prepare(inputs), targets)
-        pre = _pre_side(base, merged, post, inputs, kept, options, shared)
-        data = methods.Data(shared.features, pre, post, report)
+        if merged_vector is not None:
+            dissimilarity = _dissimilarity(base, merged, inputs, targets, shared)
+            pre = _pre_side(base, merged, post, inputs, kept, options, shared)
+        from_memory = pre is not None and kept is not None and options.pre_images != "new_task"
+        data = methods.Data(shared.features, pre, post, report, kept.steps if from_memory else None, head)
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
     left = _remember(options, kept, inputs, targets, count)
     saw = _saw(method, data, kept, options)
@@ -157,12 +194,11 @@ def _dissimilarity(
     merged_vector: Mapping[str, Tensor],
     inputs: np.ndarray,
     targets: Tensor,
-    options: settings.Merge,
     encoder: Encoder,
 ) -> float:
     chosen = np.linspace(0, len(inputs) - 1, min(len(inputs), COMPARED)).astype(int)
     found = encoder.teach(task_vectors.add(pretrained, merged_vector), inputs[chosen])
-    return transport.dissimilarity(found, targets[torch.from_numpy(chosen)].to(found.device), epsilon=options.epsilon)
+    return transport.dissimilarity(found, targets[torch.from_numpy(chosen)].to(found.device), epsilon=EPSILON)
 
 
 def _pre_side(

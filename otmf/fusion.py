@@ -50,7 +50,7 @@ class Merged:
     cost_after: dict[str, float] = field(default_factory=dict)
 
 
-def weights(options: settings.Merge) -> tuple[float, float]:
+def weights(options: settings.Otmf) -> tuple[float, float]:
     """The factors of M_pre (.) D and M_post (.) tau: (alpha, 1 - alpha) if convex, (1, scale) if a sum."""
     return (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
 
@@ -61,7 +61,7 @@ def fuse(
     pre: Mapping[str, Tensor],
     post: Mapping[str, Tensor],
     *,
-    options: settings.Merge,
+    options: settings.Otmf,
 ) -> task_vectors.Vector:
     """The fused vector a * M_pre (.) D + b * M_post (.) tau, with a, b as in `weights`.
 
@@ -88,7 +88,7 @@ def merge_step(
     features: Features,
     pre: Side | None,
     post: Side | None,
-    options: settings.Merge,
+    options: settings.Otmf,
     report: Report | None = None,
 ) -> Merged:
     """One merge: the new task vector fused into the merged vector, with masks learned by matching features.
@@ -144,7 +144,7 @@ class _Learner:
         task_vector: Mapping[str, Tensor],
         *,
         features: Features,
-        options: settings.Merge,
+        options: settings.Otmf,
         sides: dict[str, Side],
     ) -> None:
         self.pretrained, self.features, self.options, self.sides = pretrained, features, options, sides
@@ -247,7 +247,7 @@ class _Learner:
                 self.student[key].addcmul_(post[0], post[1], value=post[2])
 
 
-def _objective(options: settings.Merge) -> Callable[[Tensor, Tensor], Tensor]:
+def _objective(options: settings.Otmf) -> Callable[[Tensor, Tensor], Tensor]:
     if options.reach is None:
         return functools.partial(transport.OBJECTIVES[options.objective], epsilon=options.epsilon)
     return functools.partial(transport.unbalanced_divergence, epsilon=options.epsilon, reach=options.reach)

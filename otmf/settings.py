@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from otmf import cards
+from otmf import cards, merging
+from otmf._section import Count, Fraction, Positive, Section, Seed
+from otmf.merging import PRESETS, AnyMerge, Merge, Otmf
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 FIRST = "s00"
 
 
@@ -19,24 +18,17 @@ class SettingsError(ValueError):
     """Parameters that cannot be used. The message lists all mistakes."""
 
 
-NamePattern = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 OF_THE_BASE = "base"
 
 
-class Backbone(_Section):
+class Backbone(Section):
     """Which encoder: a model name of open_clip, a JSON file with `embed_dim` and `vision_cfg` in its form, or `base`, the one that
     the card of the base brings along."""
 
     model: str = "data/backbones/vit_tiny_32.json"
 
 
-class Training(_Section):
+class Training(Section):
     """A training run: AdamW or Muon with linear warm-up, then cosine decay to zero; `steps` of it, or else `epochs`."""
 
     epochs: Count = 10
@@ -73,7 +65,7 @@ class Pretrained(Training):
     label_smoothing: Fraction = 0.0
 
 
-class Split(_Section):
+class Split(Section):
     """How the train images of a task are divided; what is neither unlabelled nor held back is labelled."""
 
     unlabelled: Annotated[float, Field(gt=0, lt=1)] = 0.25
@@ -81,7 +73,7 @@ class Split(_Section):
     seed: Seed = 0
 
 
-class Head(_Section):
+class Head(Section):
     """The head frozen before fine-tuning: zero-shot from a text tower, class prototypes, or a linear probe."""
 
     kind: Literal["auto", "zero_shot", "prototype", "probe"] = "auto"
@@ -95,57 +87,14 @@ class Finetune(Training):
     code_version: Count = 1
 
 
-class Extract(_Section):
-    code_version: Count = 3
-
-
-class Merge(_Section):
-    """One merge step, as in `otmf.fusion` and `otmf.methods`. The defaults are the preset `default`.
-
-    left_out: patterns of names whose tensors stay as they are in the model merged so far: embeddings or norms, say.
-    reach: in units of the mean cost, makes the transport unbalanced (the debiased divergence only); None: balanced.
-    """
-
+class Extract(Section):
     code_version: Count = 4
-    method: Literal["otmf", "running_average", "task_arithmetic", "wudi"] = "otmf"
-    left_out: tuple[NamePattern, ...] = ()
-    combination: Literal["convex", "sum"] = "sum"
-    alpha: Fraction = 0.8
-    scale: Positive = 1.0
-    granularity: Literal["element", "row", "column", "tensor"] = "element"
-    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost"] = "sinkhorn_divergence"
-    epsilon: Positive = 0.05
-    reach: Positive | None = None
-    alternate: bool = False
-    steps: Annotated[int, Field(ge=0)] = 100
-    learning_rate: Positive = 0.02
-    batch_size: Annotated[int, Field(ge=2)] = 16
-    pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
-    memory_size: Annotated[int, Field(ge=0)] = 300
-    remember_targets: bool = True
-    unlabelled_images: Count = 300
-    coefficient: Positive = 0.3
-    ridge: Positive = 1e-2
-    seed: Seed = 0
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "combination": "convex",
-        "alpha": 0.8,
-        "alternate": True,
-        "pre_images": "previous_task",
-        "remember_targets": False,
-        "learning_rate": 0.01,
-    },
-}
 
 
 HEAD_PRESETS: dict[str, dict[str, Any]] = {"default": {"heads": "frozen"}, "paper": {"heads": "previous"}}
 
 
-class HeadTune(_Section):
+class HeadTune(Section):
     """Which heads are trained on frozen merged features, with how much of the labelled images."""
 
     code_version: Count = 1
@@ -157,11 +106,11 @@ class HeadTune(_Section):
     seed: Seed = 0
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     code_version: Count = 1
 
 
-class Task(_Section):
+class Task(Section):
     """The settings a task was onboarded with."""
 
     split: Split = Split()
@@ -170,17 +119,17 @@ class Task(_Section):
     extract: Extract = Extract()
 
 
-class Step(_Section):
+class Step(Section):
     """One step of the line: which task was merged on top of which step, and how."""
 
     task: cards.Slug
     previous: str
-    merge: Merge = Merge()
+    merge: AnyMerge = Otmf()
     head_tune: HeadTune = HeadTune()
     evaluate: Evaluate = Evaluate()
 
 
-class Gate(_Section):
+class Gate(Section):
     """Bounds that a merged model must keep to serve; accuracies and drops as fractions.
 
     least_of_finetuned: of the new task, its accuracy over its fine-tuned model's. largest_drop: on any older task, from
@@ -198,7 +147,7 @@ class Gate(_Section):
     reach: Positive = 0.5
 
 
-class Defaults(_Section):
+class Defaults(Section):
     """What the next task gets; changing it leaves earlier tasks as they are."""
 
     preset: Literal["default", "paper"] = "default"
@@ -209,7 +158,7 @@ class Defaults(_Section):
     head_tune: dict[str, Any] = Field(default_factory=dict)
 
 
-class Params(_Section):
+class Params(Section):
     """A whole line of models, as in params.yaml."""
 
     line: cards.Slug
@@ -242,15 +191,30 @@ def check(content: Any) -> Params:
         params = Params.model_validate(content)
         mistakes += _preset_mistakes(params.defaults)
     except ValidationError as error:
-        mistakes.insert(0, cards.describe_errors(error))
+        mistakes.insert(0, re.sub(rf"(?<=\.merge\.)({'|'.join(merging.BY_NAME)})\.", "", cards.describe_errors(error)))
     if mistakes:
         raise SettingsError("params.yaml: " + "; ".join(mistakes))
     return params
 
 
-def merge(preset: str, overrides: dict[str, Any]) -> Merge:
-    """The merge settings of a preset with single values replaced. Raises SettingsError for a bad value."""
-    return section(Merge, {**PRESETS[preset], **overrides})
+def merge(preset: str, *layers: dict[str, Any]) -> Merge:
+    """The merge settings of a preset with single values replaced, later layers over earlier ones.
+
+    A layer that was written for another method than the last one named gives only what every method has; so does the preset.
+
+    Raises:
+        SettingsError: for a bad value, or one that the method does not have.
+    """
+    name = next((layer["method"] for layer in reversed(layers) if "method" in layer), merging.DEFAULT)
+    if name not in merging.BY_NAME:
+        raise SettingsError(
+            f"method: expected one of {', '.join(merging.BY_NAME)}; received {str(name)[:60]!r}; choose one of them"
+        )
+    values, meant = {"method": name}, merging.DEFAULT
+    for layer in (PRESETS[preset], *layers):
+        meant = layer.get("method", meant)
+        values |= {key: value for key, value in layer.items() if meant == name or key in ("left_out", "seed", "lines")}
+    return section(merging.BY_NAME[name], values)
 
 
 def head_tune(preset: str, overrides: dict[str, Any]) -> HeadTune:

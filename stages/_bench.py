@@ -59,7 +59,8 @@ class Bench:
         for count, task in enumerate(order, start=1):
             begun = time.perf_counter()
             done = continual.advance(self.pretrained, merged, self.vectors[task], count=count, state=state, options=options,
-                                     encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options))  # fmt: skip
+                                     encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options),
+                                     head=self.heads[task])  # fmt: skip
             seconds += time.perf_counter() - begun
             merged, state = done.vector, done.state
             self._score(scores, task_vectors.add(self.pretrained, merged), order, count)

@@ -42,7 +42,9 @@ def _spread(bench: _bench.Bench, jobs: list[tuple], workers: int) -> list[list[d
     """The rows of all jobs, run by forked processes of one thread each: the numbers do not depend on how many."""
     if workers == 1 or bench.where.type != "cpu":
         return [_run(bench, job) for job in jobs]
-    longest_first = sorted(jobs, key=lambda job: -job[1]["merge"]["steps"] * (job[1]["merge"]["method"] == "otmf"))
+    longest_first = sorted(
+        jobs, key=lambda job: -job[1]["merge"].get("steps", 0) * (job[1]["merge"]["method"] == "otmf")
+    )
     with ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("fork"), initializer=_adopt, initargs=(bench,)
     ) as pool:
@@ -73,4 +75,4 @@ def _run_adopted(job: tuple) -> list[dict]:
 def _run(bench: _bench.Bench, job: tuple) -> list[dict]:
     name, options, seed = job
     heads = [settings.section(settings.HeadTune, found) for found in options["head_tune"]]
-    return bench.run(name, settings.section(settings.Merge, options["merge"]), heads, seed)
+    return bench.run(name, settings.merge("default", options["merge"]), heads, seed)

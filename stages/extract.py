@@ -1,10 +1,14 @@
-"""Stage `extract`: the task vector of an expert, and the manifest that proves the task's splits apart."""
+"""Stage `extract`: the task vector of an expert with its frozen head, and the manifest that proves the task's splits apart."""
 
 from __future__ import annotations
+
+import shutil
 
 from otmf import checkpoints, extraction, low_rank
 from stages import _files, _params
 from stages._run import Facts, say
+
+HEAD = "head.safetensors"
 
 
 def main(line: _params.Line, name: str) -> Facts:
@@ -17,6 +21,7 @@ def main(line: _params.Line, name: str) -> Facts:
         found = extraction.keep(low_rank.read(factors), pretrained, path, name=f"the expert of {name}")
     else:
         found = extraction.extract(finetuned, pretrained, path, name=f"the expert of {name}")
+    shutil.copyfile(line.finetuned(name) / HEAD, line.task_vector(name) / HEAD)
     length, relative = found.norm, found.norm / found.base_norm
     _files.write_json(
         line.manifest(name), {**split.manifest, "task_vector_norm": length, "task_vector_relative_norm": relative}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from otmf import checkpoints, continual, fusion, low_rank, masks, methods, settings, task_vectors
+from otmf import checkpoints, continual, fusion, heads, low_rank, masks, methods, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -33,6 +33,7 @@ def main(line: _params.Line, name: str) -> Facts:
         options=step.merge,
         encoder=continual.Encoder(backbone.features, lambda found: backbone.prepare(found, where)),
         unlabelled=lambda: _encoder.unlabelled(line, step.task, step.merge),
+        head=_head(line, step.task, where),
         report=report,
     )
     result = _encoder.to(task_vectors.add(pretrained, done.vector), torch.device("cpu"))
@@ -51,6 +52,15 @@ def main(line: _params.Line, name: str) -> Facts:
     record = _record(name, step, done, learned, merged, tau)
     _files.write_json(line.trace(name), record)
     return _facts(line, name, step, record)
+
+
+def _head(line: _params.Line, task: str, where: torch.device) -> heads.Head | None:
+    """A task's frozen head, as it lies beside its vector; None beside one that was extracted before heads lay there."""
+    path = line.task_vector(task) / "head.safetensors"
+    if not path.exists():
+        return None
+    found = _files.load_head(path)[1]
+    return heads.Head(found.weight.to(where), found.bias.to(where))
 
 
 def _previous(

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
-from otmf.methods import otmf, running_average, task_arithmetic, wudi
+from otmf.methods import (
+    adamerging,
+    dare,
+    dop,
+    iso,
+    magmax,
+    nufilt,
+    opcm,
+    otmf,
+    regmean,
+    running_average,
+    task_arithmetic,
+    ties,
+    tsv_m,
+    wudi,
+)
 from otmf.methods._table import Arrival, Data, Method, Outcome
 
 METHODS: dict[str, Method] = {
     "otmf": Method(otmf.step, sees="unlabelled", source="arXiv:2511.19561"),
     "running_average": Method(running_average.step, sees="nothing", source="arXiv:2203.05482"),
     "task_arithmetic": Method(task_arithmetic.step, sees="nothing", source="arXiv:2212.04089"),
+    "ties": Method(ties.step, sees="nothing", source="arXiv:2306.01708", joint=ties.joint),
+    "ties_published": Method(ties.published, sees="nothing", source="arXiv:2306.01708"),
+    "dare": Method(dare.step, sees="nothing", source="arXiv:2311.03099"),
+    "magmax": Method(magmax.step, sees="nothing", source="arXiv:2407.06322"),
+    "opcm": Method(opcm.step, sees="nothing", source="arXiv:2501.09522"),
+    "null_space": Method(nufilt.null_space, sees="nothing", source="arXiv:2509.21413"),
+    "nufilt": Method(nufilt.step, sees="nothing", source="arXiv:2509.21413"),
+    "dop": Method(dop.step, sees="nothing", source="openreview:zD5cUX67b9"),
+    "iso_c": Method(iso.step, sees="nothing", source="arXiv:2502.04959"),
+    "tsv_m": Method(tsv_m.step, sees="nothing", source="arXiv:2412.00081", joint=tsv_m.joint),
     "wudi": Method(wudi.step, sees="nothing", source="arXiv:2503.08099"),
+    "adamerging_task_wise": Method(
+        adamerging.task_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=True
+    ),
+    "adamerging_layer_wise": Method(
+        adamerging.layer_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=True
+    ),
+    "regmean": Method(regmean.step, sees="unlabelled", source="arXiv:2212.09849", reads_first=True),
+    "lot": Method(regmean.lot, sees="unlabelled", source="arXiv:2505.23859", reads_first=True),
 }
 
 __all__ = ["METHODS", "Arrival", "Data", "Method", "Outcome", "merge"]

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
-from otmf import fusion, settings, task_vectors
+from otmf import fusion, heads, settings, task_vectors
 
 
 @dataclass(frozen=True)
 class Data:
-    """Unlabelled inputs of a merge, given only to methods that declare them."""
+    """Unlabelled inputs of a merge, given only to methods that declare them.
+
+    Attributes:
+        features: (state, inputs) -> (n, d).
+        pre, post: old and new inputs with their teachers' features; None where that side may see nothing.
+        report: called after each optimiser step.
+        pre_steps: shape (n,), of which step each old input is; None where they are not remembered.
+        head: of the new task, frozen before it was fine-tuned; None where the caller has none.
+    """
 
     features: fusion.Features
     pre: fusion.Side | None
     post: fusion.Side | None
     report: fusion.Report | None = None
+    pre_steps: Tensor | None = None
+    head: heads.Head | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the methods table."""
+    """A row of the methods table.
+
+    Attributes:
+        step: the merge of one arrival.
+        sees: what it declares to see, and is given.
+        source: the paper.
+        reads_first: whether it reads the first task's inputs too.
+        joint: the same method on all task vectors at once, where that is another merge: (vectors, options) -> merged vector.
+    """
 
     step: Callable[[Arrival], Outcome]
     sees: Literal["nothing", "unlabelled"]
     source: str
+    reads_first: bool = False
+    joint: Callable[[Sequence[Mapping[str, Tensor]], settings.Merge], task_vectors.Vector] | None = None
 
 
 def zero(arrival: Arrival) -> Mapping[str, Tensor]:
@@ -67,3 +87,22 @@ def zero(arrival: Arrival) -> Mapping[str, Tensor]:
     if arrival.merged_vector is None:
         return {key: value.new_zeros(value.shape) for key, value in arrival.task_vector.items()}
     return arrival.merged_vector
+
+
+def require_state(arrival: Arrival) -> None:
+    """Refuses a step whose method needs what earlier steps left, where they left nothing.
+
+    Raises:
+        ValueError: naming the method.
+    """
+    if arrival.count > 1 and not arrival.state:
+        name = arrival.options.method
+        raise ValueError(
+            f"expected what {arrival.count - 1} earlier steps of method {name} left; received nothing, as they used another method; use {name} "
+            "from the first step on, or keep that method"
+        )
+
+
+def added(arrival: Arrival, name: str, value: Tensor) -> Tensor:
+    """A running sum of the state after adding to it."""
+    return arrival.state[name] + value if name in arrival.state else value.clone()

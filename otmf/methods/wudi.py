@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from otmf import task_vectors
-from otmf.methods import _table
+from otmf.methods import _linear, _table
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
@@ -24,24 +24,20 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
 
     Source: Cheng et al. (2025), arXiv:2503.08099; the closed form of its objective, with a ridge.
     """
-    if arrival.count > 1 and not arrival.state:
-        raise ValueError(
-            f"expected the running sums of {arrival.count - 1} earlier tasks for method wudi; received none, as earlier steps used "
-            "another method; use wudi from the first step on, or keep that method"
-        )
+    _table.require_state(arrival)
     vector: task_vectors.Vector = {}
     state: dict[str, Tensor] = {}
     for key, tau in arrival.task_vector.items():
-        if not is_linear(key, tau):
-            state[f"sum.{key}"] = _added(arrival, f"sum.{key}", tau)
+        if not _linear.is_linear(key, tau):
+            state[f"sum.{key}"] = _table.added(arrival, f"sum.{key}", tau)
             vector[key] = state[f"sum.{key}"] / arrival.count
             continue
-        weight = _oriented(key, tau).double()
+        weight = _linear.oriented(key, tau).double()
         gram = weight.T @ weight / weight.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
-        state[f"gram.{key}"] = _added(arrival, f"gram.{key}", gram)
-        state[f"product.{key}"] = _added(arrival, f"product.{key}", weight @ gram)
+        state[f"gram.{key}"] = _table.added(arrival, f"gram.{key}", gram)
+        state[f"product.{key}"] = _table.added(arrival, f"product.{key}", weight @ gram)
         merged = solve(state[f"gram.{key}"], state[f"product.{key}"], ridge=arrival.options.ridge)
-        vector[key] = _oriented(key, merged).to(tau.dtype)
+        vector[key] = _linear.oriented(key, merged).to(tau.dtype)
     return _table.Outcome(vector, state)
 
 
@@ -58,17 +54,3 @@ def solve(gram: Tensor, product: Tensor, *, ridge: float) -> Tensor:
         return torch.zeros_like(product)
     damped = gram + ridge * mean * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(damped, product.T).T
-
-
-def is_linear(key: str, tensor: Tensor) -> bool:
-    """Whether a tensor is the weight of a linear map: two dimensions, and not a table of embeddings."""
-    return tensor.ndim == 2 and "embedding" not in key
-
-
-def _oriented(key: str, tensor: Tensor) -> Tensor:
-    """The weight as (out, in): open_clip keeps its last projection as (in, out)."""
-    return tensor.T if key.rpartition(".")[2] == "proj" else tensor
-
-
-def _added(arrival: _table.Arrival, name: str, value: Tensor) -> Tensor:
-    return arrival.state[name] + value if name in arrival.state else value.clone()

@@ -76,7 +76,7 @@ def spread(values: list[float], form: str) -> str:
 class Bench:
     """An encoder with random weights, two small task vectors and random images, as a merge at step 2 has them."""
 
-    def __init__(self, encoder: str, options: settings.Merge) -> None:
+    def __init__(self, encoder: str, options: settings.Otmf) -> None:
         config = json.loads(TINY.read_text(encoding="utf-8")) if encoder == "tiny" else {"model": encoder}
         self.options, self.backbone = options, backbones.build(config)
         self.pretrained = self.backbone.initial_state(seed=0)

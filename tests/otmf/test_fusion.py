@@ -35,7 +35,7 @@ def side(model, own, seed: int, count: int = 40) -> fusion.Side:
     return fusion.Side(inputs, features(task_vectors.add(model, own), inputs))
 
 
-def merge(model, options: settings.Merge, **sides) -> fusion.Merged:
+def merge(model, options: settings.Otmf, **sides) -> fusion.Merged:
     pre, post = vector(model, 1), vector(model, 2)
     given = {"pre": side(model, pre, 3), "post": side(model, post, 4)} | sides
     return fusion.merge_step(model, pre, post, features=features, options=options, **given)
@@ -67,7 +67,7 @@ def test_first_step_returns_the_task_vector_whole(model) -> None:
     assert found.masks == {}
 
 
-def transcribed(model, options: settings.Merge, pre_side: fusion.Side, post_side: fusion.Side):
+def transcribed(model, options: settings.Otmf, pre_side: fusion.Side, post_side: fusion.Side):
     """METHODS section 1 as it stands: masks as leaves, autograd through the fused state, two Adams, even and odd steps."""
     merged, tau = vector(model, 1), vector(model, 2)
     found = {name: {k: torch.ones_like(v, requires_grad=True) for k, v in tau.items()} for name in ("pre", "post")}
@@ -197,7 +197,7 @@ def test_parameters_that_no_feature_depends_on_keep_their_masks() -> None:
     merged, task = ({key: torch.full_like(value, scale) for key, value in pretrained.items()} for scale in (1.0, 2.0))
     inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     side = fusion.Side(inputs, inputs @ torch.ones(3, 2))
-    options = settings.Merge(steps=4, batch_size=4, combination="sum", learning_rate=0.1)
+    options = settings.Otmf(steps=4, batch_size=4, combination="sum", learning_rate=0.1)
     learned = fusion.merge_step(
         pretrained, merged, task, features=lambda state, given: given @ state["w"], options=options, pre=side, post=side
     )

@@ -25,7 +25,7 @@ VERSIONS = {
     "pretrained": settings.Pretrained().code_version,
     "finetune": settings.Finetune().code_version,
     "extract": settings.Extract().code_version,
-    "merge_step": settings.Merge().code_version,
+    "merge_step": settings.Otmf().code_version,
     "head_tune": settings.HeadTune().code_version,
     "evaluate": settings.Evaluate().code_version,
 }

@@ -1,0 +1,186 @@
+"""The settings of a merge step: one model per method, with what that method reads and no more; the defaults are the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Discriminator, Field, Tag
+
+from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
+
+DEFAULT = "otmf"
+
+
+class Merge(Section):
+    """What every method has.
+
+    left_out: patterns of names whose tensors stay as they are in the model merged so far: embeddings or norms, say.
+    seed: of all that is drawn.
+    lines: the factors of the first and the last block of the merged vector, linear between; None: as it is merged.
+    """
+
+    code_version: Count = 5
+    method: str
+    left_out: tuple[NamePattern, ...] = ()
+    seed: Seed = 0
+    lines: tuple[Positive, Positive] | None = None
+
+
+class RunningAverage(Merge):
+    method: Literal["running_average"] = "running_average"
+
+
+class TaskArithmetic(Merge):
+    method: Literal["task_arithmetic"] = "task_arithmetic"
+    coefficient: Positive = 0.3
+
+
+class Ties(Merge):
+    method: Literal["ties"] = "ties"
+    coefficient: Positive = 0.3
+    density: Fraction = 0.2
+
+
+class TiesPublished(Ties):
+    method: Literal["ties_published"] = "ties_published"
+
+
+class Dare(Merge):
+    method: Literal["dare"] = "dare"
+    coefficient: Positive = 0.3
+    drop: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class MagMax(Merge):
+    method: Literal["magmax"] = "magmax"
+    coefficient: Positive = 0.5
+
+
+class Opcm(Merge):
+    method: Literal["opcm"] = "opcm"
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class NullSpace(Merge):
+    method: Literal["null_space"] = "null_space"
+    null_rank: Count = 128
+
+
+class Nufilt(Merge):
+    method: Literal["nufilt"] = "nufilt"
+    null_rank: Count = 128
+    new_rank: Count = 8
+    adapter_rank: Count = 64
+    steps: Count = 50
+    learning_rate: Positive = 1e-3
+
+
+class Dop(Merge):
+    method: Literal["dop"] = "dop"
+    spectrum: Fraction = 0.99999
+    balance: Fraction = 0.8
+    balance_decay: Fraction = 0.999
+    steps: Count = 200
+    learning_rate: Positive = 1e-4
+
+
+class IsoC(Merge):
+    method: Literal["iso_c"] = "iso_c"
+    coefficient: Positive = 1.0
+
+
+class TsvM(Merge):
+    method: Literal["tsv_m"] = "tsv_m"
+    coefficient: Positive = 1.0
+
+
+class Wudi(Merge):
+    method: Literal["wudi"] = "wudi"
+    ridge: Positive = 1e-2
+
+
+class _NewInputs(Merge):
+    """Of methods that see unlabelled inputs of the new task and keep none."""
+
+    unlabelled_images: Count = 256
+    pre_images: Literal["none"] = "none"
+
+
+class RegMean(_NewInputs):
+    method: Literal["regmean"] = "regmean"
+    shrinkage: Fraction = 0.95
+
+
+class Lot(_NewInputs):
+    method: Literal["lot"] = "lot"
+    unlabelled_images: Count = 64
+    coefficient: Positive = 1.0
+
+
+class AdaMergingTaskWise(Merge):
+    method: Literal["adamerging_task_wise"] = "adamerging_task_wise"
+    coefficient: Positive = 0.3
+    steps: Annotated[int, Field(ge=0)] = 50
+    learning_rate: Positive = 1e-3
+    batch_size: Count = 16
+    pre_images: Literal["memory", "none"] = "none"
+    memory_size: Annotated[int, Field(ge=0)] = 300
+    remember_targets: Literal[True] = True
+    unlabelled_images: Count = 300
+
+
+class AdaMergingLayerWise(AdaMergingTaskWise):
+    method: Literal["adamerging_layer_wise"] = "adamerging_layer_wise"
+
+
+class Otmf(Merge):
+    """As in `otmf.fusion`; the defaults are the preset `default`.
+
+    reach: in units of the mean cost, makes the transport unbalanced (the debiased divergence only); None: balanced.
+    """
+
+    method: Literal["otmf"] = "otmf"
+    combination: Literal["convex", "sum"] = "sum"
+    alpha: Fraction = 0.8
+    scale: Positive = 1.0
+    granularity: Literal["element", "row", "column", "tensor"] = "element"
+    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost"] = "sinkhorn_divergence"
+    epsilon: Positive = 0.05
+    reach: Positive | None = None
+    alternate: bool = False
+    steps: Annotated[int, Field(ge=0)] = 100
+    learning_rate: Positive = 0.02
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
+    memory_size: Annotated[int, Field(ge=0)] = 300
+    remember_targets: bool = True
+    unlabelled_images: Count = 300
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "combination": "convex",
+        "alpha": 0.8,
+        "alternate": True,
+        "pre_images": "previous_task",
+        "remember_targets": False,
+        "learning_rate": 0.01,
+    },
+}
+MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
+          RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise)  # fmt: skip
+BY_NAME: dict[str, type[Merge]] = {model.model_fields["method"].default: model for model in MODELS}
+
+
+def _method(values: Any) -> str:
+    """The method that a section names; the default where it names none."""
+    name = values.get("method", DEFAULT) if isinstance(values, Mapping) else getattr(values, "method", None)
+    return name if isinstance(name, str) else ""
+
+
+AnyMerge = Annotated[
+    Union[tuple(Annotated[model, Tag(name)] for name, model in BY_NAME.items())],  # noqa: UP007 - made from the table
+    Discriminator(_method),
+]

@@ -1,0 +1,31 @@
+"""DARE: entries of each task vector dropped at random and the rest scaled up, then task arithmetic. Order-invariant, no state."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from otmf import task_vectors
+from otmf.methods import _table
+
+
+def step(arrival: _table.Arrival) -> _table.Outcome:
+    """D_{t-1} + lambda tau_t with each entry of tau_t kept with probability 1 - p and divided by it.
+
+    What is kept is drawn from the seed, the tensor's name and its values, so a task loses the same entries whenever it arrives.
+
+    Source: Yu et al. (2024), arXiv:2311.03099.
+    """
+    options = arrival.options
+    kept = {key: _dropped(key, value, options.drop, options.seed) for key, value in arrival.task_vector.items()}
+    return _table.Outcome(task_vectors.combine([(1.0, _table.zero(arrival)), (options.coefficient, kept)]))
+
+
+def _dropped(key: str, value: Tensor, drop: float, seed: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed}:{key}".encode())
+    digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:7], "big"))
+    kept = torch.rand(value.shape, generator=generator) >= drop
+    return torch.where(kept.to(value.device), value / (1 - drop), 0)

@@ -1,0 +1,71 @@
+"""NUFILT: an arriving linear weight passes a filter that keeps it off the merged one's input directions, and a small learned way back."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from otmf import merging
+from otmf.methods import _linear, _table
+
+
+def step(arrival: _table.Arrival) -> _table.Outcome:
+    """D + tau (P + B A): P projects onto the null space of D's leading right singular directions, B A is learned without data.
+
+    Other tensors are averaged over the tasks so far.
+
+    Source: Qiu et al. (2025), arXiv:2509.21413; where accounts of it differ, the target on the new task's directions is tau itself.
+    """
+    return _merged(arrival, learned=True)
+
+
+def null_space(arrival: _table.Arrival) -> _table.Outcome:
+    """D + tau P alone.
+
+    Source: as `step`, without the learned part.
+    """
+    return _merged(arrival, learned=False)
+
+
+def _merged(arrival: _table.Arrival, *, learned: bool) -> _table.Outcome:
+    if arrival.merged_vector is None:
+        return _table.Outcome({key: tau.clone() for key, tau in arrival.task_vector.items()})
+    vector = {}
+    for key, tau in arrival.task_vector.items():
+        merged = arrival.merged_vector[key]
+        if not _linear.is_linear(key, tau):
+            vector[key] = merged + (tau - merged) / arrival.count
+            continue
+        D, new = _linear.oriented(key, merged), _linear.oriented(key, tau)
+        old = directions(D, arrival.options.null_rank)
+        filtered = new - (new @ old) @ old.T
+        if learned:
+            filtered = filtered + _way_back(key, D, new, old, filtered, arrival.options)
+        vector[key] = _linear.oriented(key, D + filtered).contiguous()
+    return _table.Outcome(vector)
+
+
+def directions(weight: Tensor, rank: int) -> Tensor:
+    """The leading right singular vectors (in, r) of a weight (out, in), at most `rank`, none whose singular value is zero."""
+    _, values, right = torch.linalg.svd(weight, full_matrices=False)
+    there = values > values[0] * max(weight.shape) * torch.finfo(values.dtype).eps
+    return right[:rank][there[:rank]].T
+
+
+def _way_back(key: str, D: Tensor, tau: Tensor, old: Tensor, filtered: Tensor, options: merging.Nufilt) -> Tensor:
+    """tau B A, with B and A such that the sum is D on the old directions and tau on those of the new weight."""
+    new = directions(tau, options.new_rank)
+    rank = min(options.adapter_rank, tau.shape[1])
+    seed = int.from_bytes(hashlib.sha256(f"{options.seed}:{key}".encode()).digest()[:7], "big")
+    drawn = torch.randn(rank, tau.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    down = drawn.to(tau).requires_grad_()
+    up = tau.new_zeros(tau.shape[1], rank).requires_grad_()
+    optimiser = torch.optim.Adam([up, down], lr=options.learning_rate)
+    for _ in range(options.steps):
+        change = tau @ up @ down
+        loss = ((filtered + change) @ old).square().sum() + ((D + filtered + change - tau) @ new).square().sum()
+        up.grad, down.grad = torch.autograd.grad(loss, [up, down])
+        optimiser.step()
+    return (tau @ up @ down).detach()

@@ -1,0 +1,55 @@
+"""RegMean and LOT, as running sums: per linear weight the least squares merge on the inputs that each expert's layer saw.
+
+m = (sum_i tau_i G_i) (sum_i G_i)^-1 with G_i the Gram matrix of layer inputs, tau_i (out, in). Both sums are kept, so memory does
+not grow with the number of tasks, no old input is read again, and the order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from otmf import layer_inputs, task_vectors
+from otmf.methods import _linear, _table
+
+
+def step(arrival: _table.Arrival) -> _table.Outcome:
+    """RegMean: mean Gram matrices whose off-diagonal entries are multiplied by `shrinkage`; other tensors averaged.
+
+    Source: Jin et al. (2023), arXiv:2212.09849.
+    """
+
+    def shrunk(gram: Tensor) -> Tensor:
+        mean = gram / len(arrival.data.post.inputs)
+        return arrival.options.shrinkage * mean + (1 - arrival.options.shrinkage) * torch.diag(mean.diagonal())
+
+    return _merged(arrival, shrunk, coefficient=1.0)
+
+
+def lot(arrival: _table.Arrival) -> _table.Outcome:
+    """LOT: plain Gram matrices, the pseudo-inverse of their sum, and a coefficient; other tensors averaged.
+
+    Source: arXiv:2505.23859 (2025); the weights of norms are averaged here.
+    """
+    return _merged(arrival, lambda gram: gram, coefficient=arrival.options.coefficient)
+
+
+def _merged(arrival: _table.Arrival, weigh: Callable[[Tensor], Tensor], *, coefficient: float) -> _table.Outcome:
+    _table.require_state(arrival)
+    expert = task_vectors.add(arrival.pretrained, arrival.task_vector)
+    grams = layer_inputs.grams(arrival.data.features, expert, arrival.data.post.inputs)
+    vector: task_vectors.Vector = {}
+    state: dict[str, Tensor] = {}
+    for key, tau in arrival.task_vector.items():
+        if key not in grams:
+            state[f"sum.{key}"] = _table.added(arrival, f"sum.{key}", tau)
+            vector[key] = state[f"sum.{key}"] * (coefficient / arrival.count)
+            continue
+        weight, gram = _linear.oriented(key, tau).double(), weigh(grams[key])
+        state[f"gram.{key}"] = _table.added(arrival, f"gram.{key}", gram)
+        state[f"product.{key}"] = _table.added(arrival, f"product.{key}", weight @ gram)
+        merged = state[f"product.{key}"] @ torch.linalg.pinv(state[f"gram.{key}"], hermitian=True)
+        vector[key] = _linear.oriented(key, coefficient * merged).to(tau.dtype).contiguous()
+    return _table.Outcome(vector, state)
