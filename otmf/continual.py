@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from otmf import backbones, fusion, heads, layer_scaling, memory, methods, rows, settings, task_vectors, transport
 
 LINES = "lines"
-_COUNTED = ("running_mean", "running_var")
-EPSILON = 0.05  # of that measure: the same whatever a step is set to
 COMPARED = 64  # inputs that the dissimilarity of a new task is measured on
+EPSILON = 0.05  # of that measure, whatever a step is set to
+_COUNTED = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ def advance(
 ) -> Step:
     """The step after the arrival of one task vector.
 
-    Teachers' features are computed once. Where `options.lines` scale the layers, the next step merges onto what was there before. Of older tasks nothing is read but `state`. What batch norms counted is averaged over the
-    tasks, whatever the method.
+    Teachers' features are computed once. Of older tasks nothing is read but `state`, and of that no other method's. What batch norms
+    counted is averaged over the tasks, whatever the method. Where `options.lines` scale the layers, the next step merges onto what
+    was there before.
 
     Args:
         pretrained, merged_vector, task_vector: theta0, D (None at the first step), tau, on one device.
@@ -89,43 +90,15 @@ def advance(
     """
     if merged_vector is not None and LINES in state:
         merged_vector = layer_scaling.scaled(merged_vector, _factors(merged_vector, state[LINES].tolist()), back=True)
-    done = _merge(
-        pretrained, merged_vector, task_vector, count=count, state=state, options=options, encoder=encoder, unlabelled=unlabelled, head=head,
-        report=report,
-    )  # fmt: skip
-    if options.lines is None:
-        return done
-    vector = layer_scaling.scaled(done.vector, _factors(done.vector, options.lines))
-    return replace(done, vector=vector, state=done.state | {LINES: torch.tensor(options.lines, dtype=torch.float64)})
-
-
-def _factors(vector: Mapping[str, Tensor], lines: Sequence[float]) -> dict[str, float]:
-    found = layer_scaling.factors(vector, *lines)
-    return {key: 1.0 if key.rpartition(".")[2] in _COUNTED else factor for key, factor in found.items()}
-
-
-def _merge(
-    pretrained: Mapping[str, Tensor],
-    merged_vector: Mapping[str, Tensor] | None,
-    task_vector: Mapping[str, Tensor],
-    *,
-    count: int,
-    state: Mapping[str, Tensor],
-    options: settings.Merge,
-    encoder: Encoder,
-    unlabelled: Callable[[], np.ndarray],
-    head: heads.Head | None,
-    report: fusion.Report | None,
-) -> Step:
-    """As `advance`, before layers are scaled."""
     kept_as_is = _statistics(merged_vector, task_vector, count) | _left_out(options.left_out, pretrained, merged_vector)
     shared = _with(encoder, {key: pretrained[key] + value for key, value in kept_as_is.items()})
     base, merged, tau = (_without(vector, kept_as_is) for vector in (pretrained, merged_vector, task_vector))
-    own = {key.removeprefix("method."): value for key, value in state.items() if key.startswith("method.")}
+    mark = f"method.{options.method}."
+    own = {key.removeprefix(mark): value for key, value in state.items() if key.startswith(mark)}
     method, kept = methods.METHODS[options.method], memory.from_tensors(state)
     if method.sees == "nothing":
         outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options))
-        return Step(outcome.vector | kept_as_is, _named(outcome) | memory.to_tensors(kept), _saw(method), None)
+        return _done(outcome, kept_as_is, kept, options, _saw(method))
     inputs = unlabelled()
     targets = encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, pre, dissimilarity = None, None, None
@@ -138,10 +111,28 @@ def _merge(
         data = methods.Data(shared.features, pre, post, report, kept.steps if from_memory else None, head)
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
     left = _remember(options, kept, inputs, targets, count)
-    saw = _saw(method, data, kept, options)
-    return Step(
-        outcome.vector | kept_as_is, _named(outcome) | memory.to_tensors(left), saw, outcome.learned, dissimilarity
-    )
+    return _done(outcome, kept_as_is, left, options, _saw(method, data, options), dissimilarity)
+
+
+def _done(
+    outcome: methods.Outcome,
+    kept_as_is: Mapping[str, Tensor],
+    left: memory.Memory | None,
+    options: settings.Merge,
+    saw: dict[str, Any],
+    dissimilarity: float | None = None,
+) -> Step:
+    vector = {**outcome.vector, **kept_as_is}
+    state = {f"method.{options.method}.{key}": value for key, value in outcome.state.items()} | memory.to_tensors(left)
+    if options.lines is not None:
+        vector = layer_scaling.scaled(vector, _factors(vector, options.lines))
+        state[LINES] = torch.tensor(options.lines, dtype=torch.float64)
+    return Step(vector, state, saw, outcome.learned, dissimilarity)
+
+
+def _factors(vector: Mapping[str, Tensor], lines: Sequence[float]) -> dict[str, float]:
+    found = layer_scaling.factors(vector, *lines)
+    return {key: 1.0 if key.rpartition(".")[2] in _COUNTED else factor for key, factor in found.items()}
 
 
 def _left_out(
@@ -238,24 +229,19 @@ def _remember(
     )
 
 
-def _named(outcome: methods.Outcome) -> dict[str, Tensor]:
-    return {f"method.{key}": value for key, value in outcome.state.items()}
-
-
 def _saw(
     method: methods.Method,
     data: methods.Data | None = None,
-    kept: memory.Memory | None = None,
     options: settings.Merge | None = None,
 ) -> dict[str, Any]:
     pre = data.pre if data else None
-    from_memory = pre is not None and kept is not None and options.pre_images in ("memory", "previous_task")
+    steps = data.pre_steps if data else None
     return {
         "declared": method.sees,
         "labels": False,
         "test_images": 0,
         "pre_kind": options.pre_images if pre is not None else "none",
         "pre_images": 0 if pre is None else len(pre.inputs),
-        "pre_steps": sorted({int(step) for step in kept.steps}) if from_memory else [],
+        "pre_steps": [] if steps is None else steps.unique().tolist(),
         "post_images": 0 if data is None else len(data.post.inputs),
     }

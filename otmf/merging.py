@@ -182,5 +182,9 @@ def _method(values: Any) -> str:
 
 AnyMerge = Annotated[
     Union[tuple(Annotated[model, Tag(name)] for name, model in BY_NAME.items())],  # noqa: UP007 - made from the table
-    Discriminator(_method),
+    Discriminator(
+        _method,
+        custom_error_type="unknown_method",
+        custom_error_message=f"expected `method` as one of {', '.join(BY_NAME)}; received another; choose one of them",
+    ),
 ]

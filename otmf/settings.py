@@ -206,7 +206,7 @@ def merge(preset: str, *layers: dict[str, Any]) -> Merge:
         SettingsError: for a bad value, or one that the method does not have.
     """
     name = next((layer["method"] for layer in reversed(layers) if "method" in layer), merging.DEFAULT)
-    if name not in merging.BY_NAME:
+    if not isinstance(name, str) or name not in merging.BY_NAME:
         raise SettingsError(
             f"method: expected one of {', '.join(merging.BY_NAME)}; received {str(name)[:60]!r}; choose one of them"
         )

@@ -130,7 +130,7 @@ class Backbone(ABC):
                 raise ValueError(f"more than {LARGEST_CONFIG} bytes")
             found = plain_json.loads(path.read_text(encoding="utf-8"))
             differing = self.differing(found) if isinstance(found, dict) else {}
-        except (ValueError, OSError, RecursionError) as error:
+        except Exception as error:  # whatever transformers makes of a document that somebody brought
             raise ValueError(
                 f"expected the configuration of an encoder in {path.name} beside the weights; received one that does not read "
                 f"({' '.join(str(error).split())[:200]}); take it as it was saved, or bring the file of weights alone"

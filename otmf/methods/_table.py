@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from otmf import fusion, heads, settings, task_vectors
@@ -106,3 +108,9 @@ def require_state(arrival: Arrival) -> None:
 def added(arrival: Arrival, name: str, value: Tensor) -> Tensor:
     """A running sum of the state after adding to it."""
     return arrival.state[name] + value if name in arrival.state else value.clone()
+
+
+def generator(seed: int, name: str, content: bytes = b"") -> torch.Generator:
+    """Random numbers of a tensor's own: from the seed, its name and what it holds, not from what was drawn before."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode() + content).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

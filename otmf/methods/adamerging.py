@@ -36,6 +36,13 @@ def _merged(arrival: _table.Arrival, *, layer_wise: bool) -> _table.Outcome:
             "that sees nothing"
         )
     state = _kept(arrival)
+    unknown = [] if arrival.data.pre_steps is None else arrival.data.pre_steps.unique().tolist()
+    unknown = [step for step in unknown if f"head.{step}.weight" not in state]
+    if unknown:
+        raise ValueError(
+            f"expected the heads of all remembered inputs for method {arrival.options.method}; received none of step {unknown[0]}, which used "
+            "another method; use it from the first step on, or set pre_images: none"
+        )
     if arrival.merged_vector is None:
         return _table.Outcome({key: value.clone() for key, value in arrival.task_vector.items()}, state)
     vectors, options = (arrival.merged_vector, arrival.task_vector), arrival.options

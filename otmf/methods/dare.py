@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
@@ -24,8 +22,6 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
 
 
 def _dropped(key: str, value: Tensor, drop: float, seed: int) -> Tensor:
-    digest = hashlib.sha256(f"{seed}:{key}".encode())
-    digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:7], "big"))
+    generator = _table.generator(seed, key, value.detach().cpu().float().contiguous().numpy().tobytes())
     kept = torch.rand(value.shape, generator=generator) >= drop
     return torch.where(kept.to(value.device), value / (1 - drop), 0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from otmf import merging
 from otmf.methods import _linear, _table
 
-_BETAS, _TINY = (0.9, 0.999), 1e-8
+_TINY = 1e-8
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from otmf import task_vectors
-from otmf.methods import _table
+from otmf.methods import _linear, _table
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
@@ -30,5 +30,4 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
 def isotropic(total: Tensor) -> Tensor:
     """The matrix with its singular values replaced by their mean; directions whose singular value is zero stay out."""
     left, values, right = torch.linalg.svd(total, full_matrices=False)
-    there = values > values[0] * max(total.shape) * torch.finfo(values.dtype).eps
-    return values.mean() * (left * there) @ right
+    return values.mean() * (left * _linear.nonzero(values, total)) @ right

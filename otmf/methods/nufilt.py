@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
@@ -50,16 +48,14 @@ def _merged(arrival: _table.Arrival, *, learned: bool) -> _table.Outcome:
 def directions(weight: Tensor, rank: int) -> Tensor:
     """The leading right singular vectors (in, r) of a weight (out, in), at most `rank`, none whose singular value is zero."""
     _, values, right = torch.linalg.svd(weight, full_matrices=False)
-    there = values > values[0] * max(weight.shape) * torch.finfo(values.dtype).eps
-    return right[:rank][there[:rank]].T
+    return right[:rank][_linear.nonzero(values, weight)[:rank]].T
 
 
 def _way_back(key: str, D: Tensor, tau: Tensor, old: Tensor, filtered: Tensor, options: merging.Nufilt) -> Tensor:
     """tau B A, with B and A such that the sum is D on the old directions and tau on those of the new weight."""
     new = directions(tau, options.new_rank)
     rank = min(options.adapter_rank, tau.shape[1])
-    seed = int.from_bytes(hashlib.sha256(f"{options.seed}:{key}".encode()).digest()[:7], "big")
-    drawn = torch.randn(rank, tau.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn = torch.randn(rank, tau.shape[1], generator=_table.generator(options.seed, key), dtype=torch.float64)
     down = drawn.to(tau).requires_grad_()
     up = tau.new_zeros(tau.shape[1], rank).requires_grad_()
     optimiser = torch.optim.Adam([up, down], lr=options.learning_rate)

@@ -51,8 +51,7 @@ def project(merged: Tensor, tau: Tensor, threshold: float) -> Tensor:
         return tau
     share = values.cumsum(dim=0) / values.sum()
     rank = int((share > threshold).nonzero()[0])
-    there = values > values[0] * max(merged.shape) * torch.finfo(values.dtype).eps
-    removed = torch.diag(there.to(tau.dtype))
+    removed = torch.diag(_linear.nonzero(values, merged).to(tau.dtype))
     removed[:rank, :rank] = 1
     within = left.T @ tau @ right.T
     return tau - left @ (removed * within) @ right

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from otmf.methods.adamerging import entropy
 
 START, RATE = 0.3, 1e-3
 
@@ -54,7 +55,7 @@ def merge(
         for key in keys:
             merged[key].requires_grad_()
         for one in logits:
-            _entropy(one(merged)).backward()
+            entropy(one(merged)).backward()
         met = {key: merged[key].grad for key in keys if merged[key].grad is not None}
         slopes = [
             [float(torch.sum(vector[key] * met[key])) if key in met else 0.0 for key in keys] for vector in vectors
@@ -64,7 +65,3 @@ def merge(
         optimiser.step()
         report()
     return state()
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    return -(functional.softmax(logits, dim=-1) * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()

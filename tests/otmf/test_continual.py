@@ -154,3 +154,10 @@ def test_what_batch_norms_counted_is_averaged(method) -> None:
     for key in counted:
         torch.testing.assert_close(merged[key], 0.02 - 0.4 * base[key])
     assert encoder.teach(task_vectors.add(base, merged), pixels).isfinite().all()
+
+
+def test_what_another_method_left_is_not_taken_for_ones_own(stream) -> None:
+    """Both keep sums under the same names, of other tensors."""
+    stream.step(method="wudi")
+    with pytest.raises(ValueError, match="expected what 1 earlier steps of method iso_c left; received nothing"):
+        stream.step(method="iso_c")

@@ -92,3 +92,25 @@ def test_preset_paper_is_the_published_method() -> None:
 
 def test_single_values_replace_those_of_a_preset() -> None:
     assert settings.merge("paper", {"steps": 7}).steps == 7
+
+
+@pytest.mark.parametrize("method", ["x", ["otmf"], 3, None])
+def test_unknown_method_gets_one_sentence_wherever_it_stands(method) -> None:
+    with pytest.raises(
+        settings.SettingsError, match="^method: expected one of otmf, .*; received .*; choose one of them"
+    ):
+        settings.merge("default", {"method": method})
+    step = {"task": "a", "previous": "s00", "merge": {"method": method}}
+    with pytest.raises(
+        settings.SettingsError, match=r"steps\.s01\.merge: .*expected `method` as one of otmf, .*; choose one"
+    ) as caught:
+        settings.check({"line": "l", "tasks": {"a": {}}, "steps": {"s01": step}})
+    assert "Input tag" not in str(caught.value)
+
+
+def test_values_for_another_method_do_not_hinder_a_card_that_names_one() -> None:
+    found = settings.merge("paper", {"steps": 7, "left_out": ["ln_*"]}, {"method": "opcm", "threshold": 0.4})
+    assert (found.method, found.threshold, found.left_out) == ("opcm", 0.4, ("ln_*",))
+    assert settings.merge("paper", {"steps": 7}, {"alpha": 0.6}).steps == 7
+    with pytest.raises(settings.SettingsError, match="alpha: expected a known key"):
+        settings.merge("default", {}, {"method": "opcm", "alpha": 0.4})

@@ -39,6 +39,8 @@ def test_expert_with_a_head_and_other_dropout_is_of_the_same_encoder(tmp_path) -
         ({"hidden_act": "relu"}, "whose hidden_act is gelu; received a config.json beside them with relu"),
         ({"num_attention_heads": 1}, "whose num_attention_heads is 2; .* with 1"),
         ({"model_type": "none"}, "received one that does not read"),
+        ({"num_attention_heads": "two"}, "received one that does not read|whose num_attention_heads"),
+        ('{"hidden_act": "gelu"}', "received one that does not read"),
         ("{", "received one that does not read"),
     ],
 )

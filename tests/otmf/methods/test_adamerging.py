@@ -75,7 +75,7 @@ def test_remembered_inputs_are_scored_by_their_own_heads(backbone) -> None:
     for count in (1, 2, 3):
         done = line.step(count)
     assert done.saw["pre_steps"] == [1, 2]
-    assert torch.equal(line.state["method.head.1.weight"], line.head(1).weight)
+    assert torch.equal(line.state["method.adamerging_layer_wise.head.1.weight"], line.head(1).weight)
     assert not [key for key in Line(backbone, method="adamerging_layer_wise").step(1).state if "head" in key]
 
 
@@ -83,3 +83,11 @@ def test_without_the_tasks_head_it_is_refused(backbone) -> None:
     options = settings.merge("default", {"method": "adamerging_task_wise"})
     with pytest.raises(ValueError, match="expected unlabelled inputs and the head of the new task"):
         methods.merge(methods.Arrival({}, None, {"a": torch.ones(2)}, 1, {}, options))
+
+
+def test_memory_of_another_methods_steps_is_refused(backbone) -> None:
+    line = Line(backbone, method="otmf", steps=1)
+    line.step(1)
+    line.values = {"method": "adamerging_layer_wise", "pre_images": "memory"}
+    with pytest.raises(ValueError, match="received none of step 1, which used another method"):
+        line.step(2)
