@@ -126,7 +126,12 @@ def _renew(clone: layout.Layout, names: Collection[str], *, everything: bool) ->
             document["tasks"][name].setdefault(section, {})["code_version"] = model().code_version
     if everything:
         document.setdefault("pretrained", {})["code_version"] = settings.Pretrained().code_version
-        for step in document["steps"].values():
+        read = workspace.params(clone).steps
+        for name, step in document["steps"].items():
+            known = type(
+                read[name].merge
+            ).model_fields  # a section written by an earlier release may have keys of other methods
+            step["merge"] = {key: value for key, value in step.get("merge", {}).items() if key in known}
             for section, model in (
                 ("merge", settings.Otmf),
                 ("head_tune", settings.HeadTune),

@@ -93,8 +93,7 @@ def advance(
     kept_as_is = _statistics(merged_vector, task_vector, count) | _left_out(options.left_out, pretrained, merged_vector)
     shared = _with(encoder, {key: pretrained[key] + value for key, value in kept_as_is.items()})
     base, merged, tau = (_without(vector, kept_as_is) for vector in (pretrained, merged_vector, task_vector))
-    mark = f"method.{options.method}."
-    own = {key.removeprefix(mark): value for key, value in state.items() if key.startswith(mark)}
+    own = _own(state, options.method)
     method, kept = methods.METHODS[options.method], memory.from_tensors(state)
     if method.sees == "nothing":
         outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options))
@@ -112,6 +111,15 @@ def advance(
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
     left = _remember(options, kept, inputs, targets, count)
     return _done(outcome, kept_as_is, left, options, _saw(method, data, options), dissimilarity)
+
+
+def _own(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What a method's last step left. Up to code version 4 only WUDI left anything, and not under its name."""
+    mark = f"method.{name}."
+    found = {key.removeprefix(mark): value for key, value in state.items() if key.startswith(mark)}
+    if name == "wudi" and not found:
+        return {key: value for key, value in state.items() if key.partition(".")[0] in ("gram", "product", "sum")}
+    return found
 
 
 def _done(

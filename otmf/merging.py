@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
 
 DEFAULT = "otmf"
+SHARED_ONCE = frozenset(
+    ("combination", "alpha", "scale", "granularity", "objective", "epsilon", "reach", "alternate", "steps", "learning_rate", "batch_size",
+     "pre_images", "memory_size", "remember_targets", "unlabelled_images", "coefficient", "ridge")
+)  # fmt: skip
 
 
 class Merge(Section):
@@ -25,6 +29,15 @@ class Merge(Section):
     left_out: tuple[NamePattern, ...] = ()
     seed: Seed = 0
     lines: tuple[Positive, Positive] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_before(cls, values: Any) -> Any:
+        """Up to code version 4 a step had the settings of all methods there were: those of other methods decided nothing."""
+        version = values.get("code_version") if isinstance(values, Mapping) else None
+        if not isinstance(version, int) or version >= 5:
+            return values
+        return {key: value for key, value in values.items() if key in cls.model_fields or key not in SHARED_ONCE}
 
 
 class RunningAverage(Merge):

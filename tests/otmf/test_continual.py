@@ -14,7 +14,7 @@ class Stream:
     """A line of merges over the small backbone, kept in memory."""
 
     def __init__(self, backbone: backbones.Backbone) -> None:
-        self.encoder = continual.Encoder(backbone.features, backbone.prepare)
+        self.backbone, self.encoder = backbone, continual.Encoder(backbone.features, backbone.prepare)
         self.pretrained = backbone.initial_state(seed=0)
         self.merged, self.state, self.count = None, {}, 0
 
@@ -161,3 +161,13 @@ def test_what_another_method_left_is_not_taken_for_ones_own(stream) -> None:
     stream.step(method="wudi")
     with pytest.raises(ValueError, match="expected what 1 earlier steps of method iso_c left; received nothing"):
         stream.step(method="iso_c")
+
+
+def test_running_sums_that_an_earlier_release_left_are_taken_up(stream) -> None:
+    stream.step(method="wudi")
+    stream.state = {key.removeprefix("method.wudi."): value for key, value in stream.state.items()}
+    former = stream.step(method="wudi").vector
+    again = Stream(stream.backbone)
+    again.step(method="wudi")
+    wanted = again.step(method="wudi").vector
+    assert all(torch.equal(former[key], wanted[key]) for key in wanted)

@@ -114,3 +114,23 @@ def test_values_for_another_method_do_not_hinder_a_card_that_names_one() -> None
     assert settings.merge("paper", {"steps": 7}, {"alpha": 0.6}).steps == 7
     with pytest.raises(settings.SettingsError, match="alpha: expected a known key"):
         settings.merge("default", {}, {"method": "opcm", "alpha": 0.4})
+
+
+def test_step_that_an_earlier_release_wrote_reads_on() -> None:
+    """Up to code version 4 every step had the settings of all methods; those that its own has no use for decided nothing."""
+    former = settings.merge("default", {}).model_dump(mode="json") | {
+        "coefficient": 0.3,
+        "ridge": 0.01,
+        "code_version": 4,
+    }
+    del former["lines"]
+    content = {"line": "l", "tasks": {"a": {}}, "steps": {"s01": {"task": "a", "previous": "s00", "merge": former}}}
+    assert settings.check(content).steps["s01"].merge == settings.merge("default", {}).model_copy(
+        update={"code_version": 4}
+    )
+    content["steps"]["s01"]["merge"] = former | {"method": "wudi", "ridge": 0.5}
+    assert settings.check(content).steps["s01"].merge.ridge == 0.5
+    for wrong in ({"code_version": 5}, {"colour": 1}):
+        content["steps"]["s01"]["merge"] = former | wrong
+        with pytest.raises(settings.SettingsError, match="expected a known key"):
+            settings.check(content)

@@ -71,6 +71,17 @@ def test_all_asks_for_every_stage_again(root) -> None:
     assert set(wanted.values()) == {"asked for"}
 
 
+def test_renewed_steps_have_no_settings_of_an_earlier_release(root) -> None:
+    line = workspace.open_line(root)
+    before = line.params.read_bytes()
+    document = workspace.read_params(line)
+    document["steps"]["s01"]["merge"] |= {"code_version": 4, "coefficient": 0.3, "ridge": 0.01}
+    workspace.write_params(line, document)
+    retrain._renew(line, [], everything=True)
+    assert workspace.params(line).steps["s01"].merge == settings.merge("default", document["steps"]["s02"]["merge"])
+    line.params.write_bytes(before)
+
+
 def test_changed_data_of_a_known_task_is_a_retraining_from_its_step_on(otmf, root, cards) -> None:
     card = makers.card(cards["two"].parent / "changed", "two", seed=22)
     done = otmf("onboard", card, "--line", root, "--replace", "--override", "new photographs")
