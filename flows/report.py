@@ -53,7 +53,7 @@ def content(line: layout.Layout) -> dict[str, Any]:
         "history": versions.history(line.root),
         "commit": git.run(line.root, "rev-parse", "HEAD").strip(),
         "order": order,
-        "matrix": _heat(matrix),
+        "matrix": heat(matrix),
         "tasks": list(matrix.columns),
         "last": last,
         "steps": [_step(_json(line.evaluation(step)), merge) for step, merge in zip(order, merges, strict=True)],
@@ -76,7 +76,7 @@ def _step(evaluation: dict[str, Any], merge: dict[str, Any]) -> dict[str, Any]:
             "cosine": merge["cosine"], "method": merge["method"]}  # fmt: skip
 
 
-def _heat(matrix: Any) -> list[dict[str, Any]]:
+def heat(matrix: Any) -> list[dict[str, Any]]:
     """Rows of the heat map: step name and cells with a value in per cent and a colour, or None above the diagonal."""
     return [{"step": step, "cells": [None if value != value else {"value": f"{100 * value:.1f}", "colour": _colour(value)}
                                      for value in row]} for step, row in zip(matrix.index, matrix.to_numpy(), strict=True)]  # fmt: skip
@@ -97,7 +97,7 @@ def _loss_curve(merge: dict[str, Any]) -> dict[str, str]:
         axes.set_ylabel("loss")
         axes.legend(frameon=False)
 
-    return {"title": f"{merge['step']}: {merge['task']}", "svg": _svg(draw)}
+    return {"title": f"{merge['step']}: {merge['task']}", "svg": svg(draw)}
 
 
 def _mask_curve(merge: dict[str, Any]) -> dict[str, str]:
@@ -112,10 +112,10 @@ def _mask_curve(merge: dict[str, Any]) -> dict[str, str]:
         axes.set_ylabel("mask, mean and deviation")
         axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0)
 
-    return {"title": f"{merge['step']}: {merge['task']}", "svg": _svg(draw)}
+    return {"title": f"{merge['step']}: {merge['task']}", "svg": svg(draw)}
 
 
-def _svg(draw: Any) -> str:
+def svg(draw: Any, *, size: tuple[float, float] = (3.2, 2.1)) -> str:
     """A small figure as inline SVG: text stays text, and the same figure gives the same bytes."""
     import matplotlib
 
@@ -124,7 +124,7 @@ def _svg(draw: Any) -> str:
 
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "otmf", "font.size": 8, "axes.spines.top": False,
                             "axes.spines.right": False}):  # fmt: skip
-        figure, axes = pyplot.subplots(figsize=(3.2, 2.1), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=size, layout="constrained")
         draw(axes)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
@@ -161,5 +161,8 @@ def environment() -> jinja2.Environment:
     )
     environment.filters["plain"] = plain
     environment.filters["spread"] = compare.per_cent
+    environment.filters["plain_spread"] = lambda spread: (
+        "-" if spread is None else " ± ".join(f"{value:.4g}" for value in spread if value is not None)
+    )
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment

@@ -51,6 +51,36 @@ def compare(
 
 
 @app.command()
+def bench(
+    config: Annotated[
+        Path, typer.Argument(help="YAML: the line, its tasks, orders, methods, what merges may see (docs/bench.md).")
+    ],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of rows and tables; named after CONFIG otherwise.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print the runs and the minutes they may take.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of this machine; one for each core otherwise.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to run on instead, such as tcp://HOST:8786.")
+    ] = None,
+) -> None:
+    """Compare merge methods as a file says: rows in parquet, tables in Markdown and HTML; an earlier run there goes on."""
+    from flows import bench as comparison
+
+    with clear_failures():
+        found = comparison.plan(config, results)
+        if plan:
+            out.print(comparison.table(found, workers))
+            out.print(comparison.summary(found, workers))
+            return
+        folder = comparison.run(found, workers=workers, cluster=cluster)
+        out.print((folder / "tables.md").read_text(encoding="utf-8"), markup=False)
+        out.print(f"Rows and tables: {folder}", markup=False)
+
+
+@app.command()
 def reproduce(
     recipe: Annotated[str, typer.Argument(help="Such as paper-vit-b-32; or a file of your own, as FILE.yaml-MODEL.")],
     folder: Annotated[Path, typer.Argument(help="Folder of the line and the tables; an earlier run there goes on.")],

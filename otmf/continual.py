@@ -67,6 +67,7 @@ def advance(
     encoder: Encoder,
     unlabelled: Callable[[], np.ndarray],
     head: heads.Head | None = None,
+    targets: Callable[[np.ndarray], Tensor] | None = None,
     report: fusion.Report | None = None,
 ) -> Step:
     """The step after the arrival of one task vector.
@@ -83,6 +84,7 @@ def advance(
         encoder: features and preprocessing.
         unlabelled: gives the new task's unlabelled inputs; called only for a method that may see them.
         head: of the new task, for methods that look at predictions.
+        targets: gives the new task's expert's features (n, d) of those inputs, where the caller has them; computed otherwise.
         report: as in `fusion.merge_step`.
 
     Raises:
@@ -99,17 +101,17 @@ def advance(
         outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options))
         return _done(outcome, kept_as_is, kept, options, _saw(method))
     inputs = unlabelled()
-    targets = encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
+    taught = targets(inputs) if targets else encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, pre, dissimilarity = None, None, None
     if merged_vector is not None or method.reads_first:
-        post = fusion.Side(shared.prepare(inputs), targets)
+        post = fusion.Side(shared.prepare(inputs), taught)
         if merged_vector is not None:
-            dissimilarity = _dissimilarity(base, merged, inputs, targets, shared)
+            dissimilarity = _dissimilarity(base, merged, inputs, taught, shared)
             pre = _pre_side(base, merged, post, inputs, kept, options, shared)
         from_memory = pre is not None and kept is not None and options.pre_images != "new_task"
         data = methods.Data(shared.features, pre, post, report, kept.steps if from_memory else None, head)
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
-    left = _remember(options, kept, inputs, targets, count)
+    left = _remember(options, kept, inputs, taught, count)
     return _done(outcome, kept_as_is, left, options, _saw(method, data, options), dissimilarity)
 
 

@@ -17,6 +17,7 @@ NAMES = (
     "head_tune",
     "evaluate",
     "compare",
+    "bench",
     "predict",
     "serve",
     "export",

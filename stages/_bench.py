@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import continual, heads, low_rank, metrics, rows, settings, task_vectors
-from stages import _encoder, _files, _params
-from stages._run import say
+from otmf import continual, datasets, heads, low_rank, methods, rows, settings, task_vectors
+from stages import _cost, _encoder, _features, _files, _params
 
 
 @dataclass
@@ -22,70 +22,96 @@ class _Scores:
     Attributes:
         tune: which heads are tuned, and how.
         heads: task -> head.
-        rows: step, task, accuracy.
+        rows: step, task, accuracy, and what the step was.
     """
 
     tune: settings.HeadTune
     heads: dict[str, heads.Head]
-    rows: list[dict] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def due(self, order: list[str], count: int) -> list[str]:
+    def due(self, order: Sequence[str], count: int) -> Sequence[str]:
         """The tasks whose heads are tuned after the step of that number."""
-        return {"frozen": [], "previous": order[:count][-2:-1], "all": order[:count]}[self.tune.heads]
+        return {"frozen": (), "previous": order[:count][-2:-1], "all": order[:count]}[self.tune.heads]
 
 
 HELD = 16 * 2**30  # bytes of test inputs of all tasks
 
 
 class Bench:
-    """Everything of a line's tasks that a merge or its scoring reads, loaded once."""
+    """Everything of a line's tasks that a merge or its scoring reads.
 
-    def __init__(self, line: _params.Line, tasks: list[str]) -> None:
-        self.line, self.tasks, self.where = line, tasks, _encoder.device(line)
+    Task vectors are loaded once where `hold` is set, else each when it arrives, so that memory does not grow with them. With
+    `held_out`, the inputs scored are unlabelled ones after so many drawn for merges, with the labels that no merge reads. What experts'
+    features of inputs a merge sees are kept in the folder `features`; a step's seconds are those it would have taken without.
+    """
+
+    def __init__(
+        self,
+        line: _params.Line,
+        tasks: Sequence[str],
+        *,
+        hold: bool = True,
+        held_out: int | None = None,
+        seed: int = 0,
+        features: Path | None = None,
+    ) -> None:
+        self.line, self.tasks, self.where = line, list(tasks), _encoder.device(line)
         self.backbone = _encoder.open_backbone(line)
         self.encoder = continual.Encoder(self.backbone.features, lambda found: self.backbone.prepare(found, self.where))
         self.pretrained = _encoder.to(_files.load_pretrained(line), self.where)
-        self.vectors = {task: self._vector(task) for task in tasks}
+        self.held = {task: self._loaded(task) for task in tasks} if hold else {}
         self.heads = {task: _files.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}
-        self.tests = {task: self._test(task) for task in tasks}
-        self.unlabelled: dict[str, np.ndarray] = {}
+        self.tests = {task: self._scored(task, held_out, seed) for task in tasks}
+        self.unlabelled: dict[tuple[str, int, int], np.ndarray] = {}
+        self.kept = None if features is None else _features.Kept(features)
 
-    def run(self, name: str, options: settings.Merge, head_tune: list[settings.HeadTune], seed: int) -> list[dict]:
-        """One method over one order, scored with each kind of heads: after each task's own step and at the end."""
-        order = list(self.tasks)
-        random.Random(seed).shuffle(order)
-        merged, state, seconds = None, {}, 0.0
+    def vector(self, task: str) -> task_vectors.Vector:
+        """tau of a task, on the device."""
+        return self.held[task] if task in self.held else self._loaded(task)
+
+    def run(
+        self,
+        options: settings.Merge,
+        head_tune: Sequence[settings.HeadTune],
+        order: Sequence[str],
+        *,
+        every_step: bool = False,
+    ) -> list[dict[str, Any]]:
+        """One method over one order: a row for each kind of heads, step and task scored at that step.
+
+        Scored are each task after its own step and all after the last one; with `every_step`, all seen so far after every step.
+        """
+        merged, state = None, {}
         scores = [_Scores(tuned, dict(self.heads)) for tuned in head_tune]
         for count, task in enumerate(order, start=1):
-            begun = time.perf_counter()
-            done = continual.advance(self.pretrained, merged, self.vectors[task], count=count, state=state, options=options,
-                                     encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options),
-                                     head=self.heads[task])  # fmt: skip
-            seconds += time.perf_counter() - begun
+            tau = self.vector(task)
+            with _cost.measured(self.where) as cost:
+                done = continual.advance(self.pretrained, merged, tau, count=count, state=state, options=options,
+                                         encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options),
+                                         head=self.heads[task], targets=self._taught(tau))  # fmt: skip
+            cost.seconds += self._saved()
             merged, state = done.vector, done.state
-            self._score(scores, task_vectors.add(self.pretrained, merged), order, count)
-        return [self._row(name, found, seed, order, done.saw["declared"], seconds) for found in scores]
+            scored = order[:count] if every_step or count == len(order) else order[count - 1 : count]
+            self._score(scores, merged, order, count, scored, _facts(done, cost))
+        return [row for found in scores for row in found.rows]
 
-    def _score(self, scores: list[_Scores], state: task_vectors.State, order: list[str], count: int) -> None:
-        for found in scores:
-            for task in found.due(order, count):
-                found.heads[task] = self._tuned(found.heads[task], state, task, found.tune)
-        for task in order if count == len(order) else order[count - 1 : count]:
-            features, labels = self.encoder.teach(state, self.tests[task][0]).cpu(), self.tests[task][1]
-            for found in scores:
-                accuracy = heads.accuracy(found.heads[task], features, labels)
-                found.rows.append({"step": f"s{count:02d}", "task": task, "accuracy": accuracy})
-
-    def _row(self, name: str, found: _Scores, seed: int, order: list[str], sees: str, seconds: float) -> dict:
-        matrix = metrics.accuracy_matrix(found.rows)
-        acc, bwt = metrics.average_accuracy(matrix), metrics.backward_transfer(matrix) if len(order) > 1 else None
-        final = {row["task"]: row["accuracy"] for row in found.rows if row["step"] == f"s{len(order):02d}"}
-        say(
-            f"compare: {name}, heads {found.tune.heads}, order {seed}: ACC {acc:.3f}"
-            + ("" if bwt is None else f", BWT {bwt:+.3f}")
-        )
-        return {"method": name, "heads": found.tune.heads, "seed": seed, "order": order, "sees": sees, "acc": acc, "bwt": bwt,
-                "seconds": seconds, "final": final}  # fmt: skip
+    def run_joint(self, options: settings.Merge) -> list[dict[str, Any]]:
+        """The merge of all tasks at once, scored under the frozen heads: rows of the last step alone."""
+        method = methods.METHODS[options.method]
+        vectors = [self.vector(task) for task in self.tasks]
+        with _cost.measured(self.where) as cost:
+            merged = method.joint(vectors, options)
+        facts = {
+            "sees": method.sees,
+            "old_inputs": 0,
+            "new_inputs": 0,
+            "dissimilarity": None,
+            "state_mib": 0.0,
+            **vars(cost),
+        }
+        scores = [_Scores(settings.head_tune("default", {}), dict(self.heads))]
+        self._score(scores, merged, self.tasks, len(self.tasks), self.tasks, facts)
+        return scores[0].rows
 
     def references(self) -> dict[str, dict[str, float]]:
         """Accuracies of the base and of each task's expert under the frozen heads."""
@@ -93,16 +119,37 @@ class Bench:
             task: {
                 "base": self.accuracy(self.pretrained, task, self.heads[task]),
                 "finetuned": self.accuracy(
-                    task_vectors.add(self.pretrained, self.vectors[task]), task, self.heads[task]
+                    task_vectors.add(self.pretrained, self.vector(task)), task, self.heads[task]
                 ),
             }
             for task in self.tasks
         }
 
     def accuracy(self, state: task_vectors.State, task: str, head: heads.Head) -> float:
-        """Accuracy of a state on the test inputs of a task under a head."""
+        """Accuracy of a state on the inputs of a task that are scored, under a head."""
         inputs, labels = self.tests[task]
         return heads.accuracy(head, self.encoder.teach(state, inputs).cpu(), labels)
+
+    def _score(
+        self,
+        scores: list[_Scores],
+        merged: task_vectors.Vector,
+        order: Sequence[str],
+        count: int,
+        scored: Sequence[str],
+        facts: dict[str, Any],
+    ) -> None:
+        state = task_vectors.add(self.pretrained, merged)
+        for found in scores:
+            for task in found.due(order, count):
+                found.heads[task] = self._tuned(found.heads[task], state, task, found.tune)
+        for task in scored:
+            features, labels = self.encoder.teach(state, self.tests[task][0]).cpu(), self.tests[task][1]
+            for found in scores:
+                accuracy = heads.accuracy(found.heads[task], features, labels)
+                found.rows.append(
+                    {"heads": found.tune.heads, "step": count, "task": task, "accuracy": accuracy, **facts}
+                )
 
     def _tuned(self, head: heads.Head, state: task_vectors.State, task: str, options: settings.HeadTune) -> heads.Head:
         given = _encoder.labelled(self.line, task, options)
@@ -111,17 +158,58 @@ class Bench:
         inputs, labels = given
         return heads.tune(head, self.encoder.teach(state, inputs).cpu(), labels, options=options)
 
-    def _vector(self, task: str) -> task_vectors.Vector:
+    def _taught(self, tau: task_vectors.Vector) -> Callable[[np.ndarray], Tensor] | None:
+        if self.kept is None:
+            return None
+
+        def taught(inputs: np.ndarray) -> Tensor:
+            expert = task_vectors.add(self.pretrained, tau)
+            return self.kept.features(expert, inputs, lambda: self.encoder.teach(expert, inputs))
+
+        return taught
+
+    def _saved(self) -> float:
+        if self.kept is None:
+            return 0.0
+        saved, self.kept.saved = self.kept.saved, 0.0
+        return saved
+
+    def _loaded(self, task: str) -> task_vectors.Vector:
         return _encoder.to(
             low_rank.load_vector(self.line.task_vector(task) / "vector.safetensors", self.pretrained), self.where
         )
 
-    def _test(self, task: str) -> tuple[rows.Rows, Tensor]:
+    def _scored(self, task: str, held_out: int | None, seed: int) -> tuple[rows.Rows, Tensor]:
         loaded, split = self.line.load(task)
-        found = rows.Rows(self.backbone, loaded.test, split.test, largest=HELD // len(self.tasks))
-        return found, torch.from_numpy(loaded.test.labels[split.test])
+        if held_out is None:
+            source, positions = loaded.test, split.test
+        else:
+            source, positions = loaded.train, np.sort(_encoder.drawn(split, seed)[held_out:])
+            if source.labels is None or len(positions) == 0:
+                raise ValueError(
+                    f"task {task}: expected unlabelled {source.noun} that were given with labels beside the {held_out} for merges; received "
+                    "none; score the test inputs, or raise split.unlabelled"
+                )
+        positions = positions[self._by_length(source, positions)]
+        found = rows.Rows(self.backbone, source, positions, largest=HELD // len(self.tasks))
+        return found, torch.from_numpy(source.labels[positions])
+
+    def _by_length(self, source: datasets.DataSet, positions: np.ndarray) -> np.ndarray:
+        """Where inputs lie if those that cost the same to compute are to be side by side."""
+        if self.backbone.lengths(self.backbone.blank()) is None:
+            return np.arange(len(positions))
+        batches = np.array_split(positions, max(1, -(-len(positions) // 1024)))
+        lengths = [self.backbone.lengths(self.backbone.read(source, batch)) for batch in batches]
+        return np.argsort(np.concatenate(lengths), kind="stable")
 
     def _unlabelled(self, task: str, options: settings.Merge) -> np.ndarray:
-        if task not in self.unlabelled:
-            self.unlabelled[task] = _encoder.unlabelled(self.line, task, options)
-        return self.unlabelled[task]
+        wanted = (task, options.unlabelled_images, options.seed)
+        if wanted not in self.unlabelled:
+            self.unlabelled[wanted] = _encoder.unlabelled(self.line, task, options)
+        return self.unlabelled[wanted]
+
+
+def _facts(done: continual.Step, cost: _cost.Cost) -> dict[str, Any]:
+    held = sum(value.numel() * value.element_size() for value in done.state.values())
+    return {"sees": done.saw["declared"], "old_inputs": done.saw["pre_images"], "new_inputs": done.saw["post_images"],
+            "dissimilarity": done.dissimilarity, "state_mib": held / _cost.MIB, **vars(cost)}  # fmt: skip

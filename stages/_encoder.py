@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, datasets, rows, settings
+from otmf import backbones, datasets, rows, settings, splits
 from stages import _params
 
 
@@ -71,13 +71,18 @@ def features(
 def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.ndarray:
     """At most `unlabelled_images` inputs of a task's unlabelled part, drawn from the seed."""
     task, split = line.load(name)
-    drawn = np.random.default_rng(options.seed).permutation(split.unlabelled)[: options.unlabelled_images]
-    if len(drawn) < 2:
+    chosen = drawn(split, options.seed)[: options.unlabelled_images]
+    if len(chosen) < 2:
         raise ValueError(
-            f"task {name}: expected at least 2 unlabelled {task.train.noun} for the merge; received {len(drawn)}; raise "
+            f"task {name}: expected at least 2 unlabelled {task.train.noun} for the merge; received {len(chosen)}; raise "
             f"split.unlabelled or bring more {task.train.noun}"
         )
-    return open_backbone(line).read(task.train, drawn)
+    return open_backbone(line).read(task.train, chosen)
+
+
+def drawn(split: splits.Split, seed: int) -> np.ndarray:
+    """The unlabelled positions of a task in the order in which merges of that seed draw them."""
+    return np.random.default_rng(seed).permutation(split.unlabelled)
 
 
 def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[rows.Rows, Tensor] | None:
@@ -89,5 +94,5 @@ def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple
     if not len(split.labelled):
         return None
     count = max(1, round(options.fraction * len(split.labelled)))
-    drawn = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
-    return rows.Rows(open_backbone(line), task.train, drawn), torch.from_numpy(task.train.labels[drawn])
+    chosen = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
+    return rows.Rows(open_backbone(line), task.train, chosen), torch.from_numpy(task.train.labels[chosen])

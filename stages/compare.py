@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import resource
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from otmf import settings
+from otmf import metrics, settings
 from stages import _bench, _files, _params
-from stages._run import Facts
+from stages._run import Facts, say
 
 SETTINGS = "data/compare/compare.yaml"
 RESULT = "data/results/compare.json"
@@ -75,4 +76,19 @@ def _run_adopted(job: tuple) -> list[dict]:
 def _run(bench: _bench.Bench, job: tuple) -> list[dict]:
     name, options, seed = job
     heads = [settings.section(settings.HeadTune, found) for found in options["head_tune"]]
-    return bench.run(name, settings.merge("default", options["merge"]), heads, seed)
+    order = list(bench.tasks)
+    random.Random(seed).shuffle(order)
+    found = bench.run(settings.merge("default", options["merge"]), heads, order)
+    return [
+        _summary(name, kind.heads, seed, order, [row for row in found if row["heads"] == kind.heads]) for kind in heads
+    ]
+
+
+def _summary(name: str, kind: str, seed: int, order: list[str], found: list[dict]) -> dict:
+    matrix = metrics.accuracy_matrix(found)
+    acc, bwt = metrics.average_accuracy(matrix), metrics.backward_transfer(matrix) if len(order) > 1 else None
+    final = {row["task"]: row["accuracy"] for row in found if row["step"] == len(order)}
+    say(f"compare: {name}, heads {kind}, order {seed}: ACC {acc:.3f}" + ("" if bwt is None else f", BWT {bwt:+.3f}"))
+    seconds = sum({row["step"]: row["seconds"] for row in found}.values())
+    return {"method": name, "heads": kind, "seed": seed, "order": order, "sees": found[0]["sees"], "acc": acc, "bwt": bwt,
+            "seconds": seconds, "final": final}  # fmt: skip

@@ -30,6 +30,7 @@ TORCH_FREE = {
     "lineage",
     "metrics",
     "packaged",
+    "protocol",
     "reference",
     "settings",
     "splits",
@@ -50,6 +51,7 @@ DOORS = {
         "flows/agents.py",
         "flows/arrival.py",
         "flows/attempt.py",
+        "flows/bench_flow.py",
         "flows/deploy.py",
         "flows/logs.py",
         "flows/onboard.py",
@@ -57,6 +59,8 @@ DOORS = {
         "flows/retrain.py",
         "flows/server.py",
     },
+    "prefect_dask": {"flows/bench_flow.py"},
+    "pyarrow": {"flows/bench_rows.py", "otmf/tables.py"},
     "dvc": {"stages/_parsed.py", "stages/_warm.py"},
 }
 

@@ -76,6 +76,10 @@ class Backbone(ABC):
             CardError: for the first that does not decode.
         """
 
+    def lengths(self, found: np.ndarray) -> NDArray[np.int64] | None:
+        """How much of each row (n, ...) there is to compute: rows of one length cost least side by side. None: of all the same."""
+        return None
+
     @abstractmethod
     def blank(self) -> np.ndarray:
         """One input without content, of the form that `read` gives."""

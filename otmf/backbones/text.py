@@ -102,6 +102,10 @@ class Text(Backbone):
         """Tokens (n, length) int64."""
         return torch.from_numpy(np.ascontiguousarray(found)).to(where).long()
 
+    def lengths(self, found: np.ndarray) -> NDArray[np.int64]:
+        """Tokens of each text."""
+        return (found != self.pad).sum(axis=1)
+
     def features(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """As `Backbone.features`; columns in which every text of the batch is over are not computed."""
         used = (inputs != self.pad).any(dim=0).nonzero()

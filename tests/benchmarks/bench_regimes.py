@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import datasets, finetuning, heads, settings, task_vectors
+from otmf import datasets, finetuning, heads, metrics, settings, task_vectors
 from stages import _bench, _encoder, _files, _params, _run, finetune
 from tests.benchmarks import machine
 
@@ -39,11 +40,11 @@ class Regime(_bench.Bench):
 
     def __init__(self, line: _params.Line, head: settings.Head, training: dict, *, experts: bool) -> None:
         self.line, self.tasks = line, list(line.params_checked.tasks)
-        self.where, self.unlabelled = torch.device("cpu"), {}
+        self.where, self.unlabelled, self.kept = torch.device("cpu"), {}, None
         self.options = head, training
         self.pretrained = _files.load_pretrained(line)
         self.heads = {task: self._head(task) for task in self.tasks}
-        self.vectors = {task: self._expert(task) for task in self.tasks} if experts else {}
+        self.held = {task: self._expert(task) for task in self.tasks} if experts else {}
         self.tests = {task: self._inputs_and_labels(task, aside=True) for task in self.tasks}
 
     @cached_property
@@ -115,12 +116,23 @@ def row(line: _params.Line, regime: dict, *, base_only: bool) -> list[object]:
     if base_only:
         return cells
     cells.append(f"{100 * mean(found['finetuned'] for found in bench.references().values()):.1f}")
-    for name, (preset, values, kinds) in JOBS.items():
-        found = [bench.run(name, settings.merge(preset, values), kinds, seed) for seed in SEEDS]
-        for place in range(len(kinds)):
-            accuracies = [100 * rows[place]["acc"] for rows in found]
+    for preset, values, kinds in JOBS.values():
+        found = [bench.run(settings.merge(preset, values), kinds, shuffled(bench.tasks, seed)) for seed in SEEDS]
+        for kind in kinds:
+            accuracies = [100 * final(rows, kind) for rows in found]
             cells.append(f"{mean(accuracies):.1f} [{', '.join(f'{value:.1f}' for value in accuracies)}]")
     return cells
+
+
+def shuffled(tasks: list[str], seed: int) -> list[str]:
+    order = list(tasks)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def final(rows: list[dict], kind: settings.HeadTune) -> float:
+    """ACC after the last step under a kind of heads."""
+    return metrics.average_accuracy(metrics.accuracy_matrix(row for row in rows if row["heads"] == kind.heads))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""The flow of `otmf bench`: one task for each run, spread by Dask."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect_dask import DaskTaskRunner
+
+from flows import bench as runs
+from flows import bench_rows, logs
+from flows.failures import WorkspaceError
+from otmf import errors
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
+def one(root: str, asked: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The rows of one run, from a process of its own."""
+    return runs.one(Path(root), asked)
+
+
+logging.getLogger("distributed").setLevel(logging.WARNING)  # its comings and goings are not the user's
+
+
+def bench(root: str, folder: str, asked: list[dict[str, Any]], workers: int, cluster: str | None) -> None:
+    """Runs what is asked for on local processes or a Dask cluster; rows are written as each run ends."""
+    runner = (
+        DaskTaskRunner(address=cluster) if cluster else DaskTaskRunner(cluster_kwargs=_local(min(workers, len(asked))))
+    )
+    _bench.with_options(task_runner=runner)(root, folder, asked)
+
+
+@flow(name="bench", validate_parameters=False)
+def _bench(root: str, folder: str, asked: list[dict[str, Any]]) -> None:
+    say, begun, failed = logs.lines(), time.monotonic(), []
+    longest_first = sorted(asked, key=lambda run: -(run["seconds"] or 0))
+    by_future = {one.submit(root, run, run["name"]): run for run in longest_first}
+    for count, future in enumerate(as_completed(list(by_future)), start=1):
+        run = by_future[future]
+        try:
+            rows = future.result()
+        except Exception as error:
+            failed.append(f"{run['name']}: {errors.sentence(error)}")
+            say(f"[{count}/{len(asked)}] {failed[-1]}")
+            continue
+        bench_rows.write(Path(folder), run["name"], rows, identity=run["identity"])
+        left = (time.monotonic() - begun) / count * (len(asked) - count) / 60
+        say(f"[{count}/{len(asked)}] {run['name']}: {_said(run, rows)}; about {left:.0f} min left")
+    if failed:
+        raise WorkspaceError(
+            f"expected {len(asked)} runs to end well; received {len(failed)} that did not, the first {failed[0]}; the others are kept: run it again"
+        )
+
+
+def _said(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    seconds = f"{rows[0]['run_seconds']:.0f} s"
+    if run["run"] is None:
+        return seconds
+    last = [row["accuracy"] for row in rows if row["step"] == len(run["tasks"]) and row["heads"] == rows[0]["heads"]]
+    return f"ACC {100 * sum(last) / len(last):.1f} %, {seconds}"
+
+
+def _local(workers: int) -> dict[str, Any]:
+    """Processes of this machine; what a run needs of memory is its own process's, which Dask does not see."""
+    return {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "memory_limit": 0,
+        "dashboard_address": None,
+    }

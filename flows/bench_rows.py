@@ -1,0 +1,98 @@
+"""The folder of a comparison's rows: one parquet file for each run, written whole or not at all, and bound to what it was a run of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+from pyarrow import parquet
+
+from flows.failures import WorkspaceError
+from otmf import protocol
+
+IDENTITY = b"otmf.run"
+REFERENCES = "references"
+
+
+def path(folder: Path, name: str) -> Path:
+    return folder / "rows" / f"{name}.parquet"
+
+
+def finished(folder: Path, wanted: Mapping[str, str]) -> set[str]:
+    """Names of those runs whose rows are there.
+
+    Args:
+        folder: of the results; it need not exist.
+        wanted: name of each run -> its identity.
+
+    Raises:
+        WorkspaceError: if rows of another configuration lie there; they are never mixed.
+    """
+    found = set()
+    for file in sorted((folder / "rows").glob("*.parquet")):
+        if wanted.get(file.stem) != _identity(file):
+            what = (
+                "of a run that this configuration has not"
+                if file.stem not in wanted
+                else "of a run under other settings or data"
+            )
+            raise WorkspaceError(
+                f"expected in {folder} only rows of this configuration; received {file.name}, {what}; name another folder with --results, or "
+                "remove that file"
+            )
+        found.add(file.stem)
+    return found
+
+
+def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], *, identity: str) -> None:
+    """The rows of one run."""
+    _write(path(folder, name), pd.DataFrame(list(rows)), {IDENTITY: identity.encode()})
+
+
+def gather(folder: Path, names: Sequence[str]) -> pd.DataFrame:
+    """All rows of some runs, in that order."""
+    return pd.concat([pd.read_parquet(path(folder, name)) for name in names], ignore_index=True)
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Rows as `keep` writes them.
+
+    Raises:
+        WorkspaceError: if they are not.
+    """
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(f"expected rows in {file}; received {str(error)[:200]}; run `otmf bench` again") from error
+
+
+def keep(file: Path, rows: pd.DataFrame) -> None:
+    """A table of rows, whole or not at all."""
+    _write(file, rows, {})
+
+
+def identities(runs: Sequence[protocol.Run], inputs: Mapping[str, str]) -> dict[str, str]:
+    return {run.name: run.identity(inputs) for run in runs}
+
+
+def _identity(file: Path) -> str:
+    try:
+        return (parquet.read_schema(file).metadata or {}).get(IDENTITY, b"").decode(errors="replace")
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise WorkspaceError(
+            f"expected rows of a run in {file}; received a file that does not read ({str(error)[:120]}); remove it, and run again"
+        ) from error
+
+
+def _write(file: Path, rows: pd.DataFrame, notes: Mapping[bytes, bytes]) -> None:
+    table = pyarrow.Table.from_pandas(rows, preserve_index=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    try:
+        parquet.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **notes}), part)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

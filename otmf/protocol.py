@@ -1,0 +1,229 @@
+"""A comparison of merge methods as data: tasks, orders, seeds, what a merge may see; and the single runs it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from otmf import cards, merging, settings
+from otmf._section import Section, Seed
+
+ORDERS = tuple(range(42, 52))
+JOINT = ("ties", "tsv_m")  # methods whose merge of all tasks at once is another one
+
+
+class DataRule(Section):
+    """What any merge may see at most.
+
+    new: unlabelled inputs of the task that arrives. old: remembered unlabelled inputs of earlier tasks, in all. labels: whether
+    heads may be tuned on labelled inputs after a merge.
+    """
+
+    new: Annotated[int, Field(ge=0)] = 300
+    old: Annotated[int, Field(ge=0)] = 0
+    labels: bool = False
+
+
+class Protocol(Section):
+    """The configuration of `otmf bench`.
+
+    line: folder of a line whose tasks are fine-tuned, relative to the file.
+    tasks: in the order that seeds shuffle; None: all, as they were merged.
+    orders: seeds of orders, or orders themselves.
+    seeds: of what methods draw.
+    data: see there.
+    heads: kinds of heads that every method is scored with, where the method names none itself.
+    score: the test inputs; or for choosing settings those unlabelled ones that no merge draws, with the labels they came with.
+    after: score every task seen so far after every step, or each after its own step and all after the last.
+    methods: name of the row -> settings of `merge`, with `preset`, `joint` (all tasks at once) and `heads` beside them; a row named
+        after a method needs no `method`.
+    """
+
+    line: str
+    tasks: tuple[cards.Slug, ...] | None = None
+    orders: Annotated[tuple[Seed | tuple[cards.Slug, ...], ...], Field(min_length=1)] = ORDERS
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    data: DataRule = DataRule()
+    heads: Annotated[tuple[Literal["frozen", "previous", "all"], ...], Field(min_length=1)] = ("frozen",)
+    score: Literal["test", "validation"] = "test"
+    after: Literal["every_step", "own_and_last"] = "every_step"
+    methods: Annotated[dict[cards.Slug, dict[str, Any] | None], Field(min_length=1)]
+
+    @field_validator("orders", "seeds", "heads")
+    @classmethod
+    def _once_each(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"expected each once; received {twice[0]!r} twice; remove one")
+        return values
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method over one order.
+
+    Attributes:
+        method: name of the row.
+        order: name of the order: its seed, or `given1`, ...
+        tasks: in that order.
+        seed: of what the method draws.
+        merge: settings, as plain values.
+        heads: settings of each kind of heads it is scored with.
+        joint: all tasks at once.
+        held_out: None to score on test inputs; else on unlabelled ones after so many, which no merge draws.
+        after: as in `Protocol`.
+    """
+
+    method: str
+    order: str
+    tasks: tuple[str, ...]
+    seed: int
+    merge: dict[str, Any]
+    heads: tuple[dict[str, Any], ...]
+    joint: bool
+    held_out: int | None
+    after: str
+
+    @property
+    def name(self) -> str:
+        """Of its file of rows."""
+        return f"{self.method}.{self.order}.{self.seed}"
+
+    def identity(self, inputs: Mapping[str, str]) -> str:
+        """A hash of all that decides its rows: itself, and the digests of the line's data, base, task vectors and heads."""
+        content = json.dumps({"run": asdict(self), "inputs": dict(inputs)}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def check(content: object) -> Protocol:
+    """The configuration in plain values.
+
+    Raises:
+        SettingsError: with all mistakes of the file itself.
+    """
+    if not isinstance(content, Mapping):
+        raise settings.SettingsError(
+            "expected a mapping with `line` and `methods`; received "
+            f"{'an empty file' if content is None else type(content).__name__}; see docs/bench.md"
+        )
+    return settings.section(Protocol, dict(content))
+
+
+def runs(protocol: Protocol, known: Sequence[str]) -> list[Run]:
+    """All runs, by method, order and seed.
+
+    Args:
+        known: the tasks of the line, in the order they were merged.
+
+    Raises:
+        SettingsError: with all mistakes of tasks, orders and methods.
+    """
+    tasks = tuple(known) if protocol.tasks is None else protocol.tasks
+    mistakes = [*_task_mistakes(tasks, known), *_order_mistakes(protocol.orders, tasks)]
+    rows: dict[str, _Row] = {}
+    for name, given in protocol.methods.items():
+        try:
+            rows[name] = _row(name, given or {}, protocol)
+        except settings.SettingsError as error:
+            mistakes.append(f"methods.{name}: {error}")
+    if mistakes:
+        raise settings.SettingsError("; ".join(mistakes))
+    held_out = protocol.data.new if protocol.score == "validation" else None
+    return [
+        Run(name, order, ordered, seed, {**row.merge, "seed": seed}, row.heads, row.joint, held_out, protocol.after)
+        for name, row in rows.items()
+        for (order, ordered), seed in itertools.islice(
+            itertools.product(_orders(protocol.orders, tasks), protocol.seeds), len(protocol.seeds) if row.joint else None
+        )
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Row:
+    merge: dict[str, Any]
+    heads: tuple[dict[str, Any], ...]
+    joint: bool
+
+
+def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
+    values = dict(given)
+    preset, joint, kinds = values.pop("preset", None), values.pop("joint", False), values.pop("heads", protocol.heads)
+    if preset is None and "method" not in values:
+        values["method"] = name
+    if "seed" in values:
+        raise settings.SettingsError("seed: expected none, as `seeds` has them; received one; remove it")
+    options = _fitted(preset or "default", values, protocol.data)
+    _require_allowed(options, protocol.data)
+    if joint is not False and (joint is not True or options.method not in JOINT):
+        raise settings.SettingsError(
+            f"joint: expected true, and a method whose joint merge is another one ({', '.join(JOINT)}); received {joint!r} for "
+            f"{options.method}; remove it"
+        )
+    if not isinstance(kinds, list | tuple) or not kinds:
+        raise settings.SettingsError(f"heads: expected a list of frozen, previous, all; received {kinds!r}; correct it")
+    tuned = tuple(settings.head_tune("default", {"heads": kind}) for kind in kinds)
+    if any(found.heads != "frozen" for found in tuned) and not protocol.data.labels:
+        raise settings.SettingsError(
+            "heads: expected frozen ones, as data.labels is false; received others, which are tuned on labels; set data.labels: true"
+        )
+    return _Row(options.model_dump(mode="json"), tuple(found.model_dump(mode="json") for found in tuned), joint)
+
+
+def _fitted(preset: str, values: dict[str, Any], rule: DataRule) -> merging.Merge:
+    """The settings of a method; how many inputs it sees is what the rule allows, where they do not say it."""
+    if preset not in settings.PRESETS:
+        raise settings.SettingsError(
+            f"preset: expected one of {', '.join(settings.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
+        )
+    options = settings.merge(preset, values)
+    allowed = {"unlabelled_images": rule.new, "memory_size": rule.old}
+    named = {*values, *settings.PRESETS[preset]}
+    filled = {key: most for key, most in allowed.items() if hasattr(options, key) and key not in named and most}
+    return settings.section(type(options), {**options.model_dump(), **filled})
+
+
+def _require_allowed(options: merging.Merge, rule: DataRule) -> None:
+    new, kind = getattr(options, "unlabelled_images", 0), getattr(options, "pre_images", "none")
+    old = getattr(options, "memory_size", 0) if kind in ("memory", "previous_task") else 0
+    for what, wanted, most in (("new", new, rule.new), ("old", old, rule.old)):
+        if wanted > most:
+            raise settings.SettingsError(
+                f"expected a method that sees at most {most} {'inputs of the new task' if what == 'new' else 'remembered inputs of old tasks'}, "
+                f"as data.{what} says; received {options.method}, which sees {wanted}; raise data.{what} or change the method's settings"
+            )
+
+
+def _task_mistakes(tasks: Sequence[str], known: Sequence[str]) -> Iterator[str]:
+    if not tasks:
+        yield "tasks: expected at least one; received none; name tasks of the line"
+    for task in dict.fromkeys(tasks):
+        if task not in known:
+            yield f"tasks: expected tasks of the line ({', '.join(known) or 'none yet'}); received {task!r}; correct it"
+        if tasks.count(task) > 1:
+            yield f"tasks: expected each once; received {task!r} {tasks.count(task)} times; name it once"
+
+
+def _order_mistakes(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]) -> Iterator[str]:
+    for place, order in enumerate(orders, start=1):
+        if not isinstance(order, int) and sorted(order) != sorted(tasks):
+            yield (
+                f"orders: expected a seed or an order of the {len(tasks)} tasks; received in place {place} one of {len(order)}"
+                f" ({', '.join(order)[:100]}); name each task once"
+            )
+
+
+def _orders(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for place, order in enumerate(orders, start=1):
+        if isinstance(order, int):
+            shuffled = list(tasks)
+            random.Random(order).shuffle(shuffled)
+            yield str(order), tuple(shuffled)
+        else:
+            yield f"given{place}", order

@@ -1,0 +1,65 @@
+"""What a piece of work costs: seconds, and memory at its peak."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+
+
+@dataclass
+class Cost:
+    """Seconds; `peak_mib` of the whole process on its device, and `added_mib` above what it held when the work began.
+
+    Memory is None where the system does not say it (outside Linux, on a CPU).
+    """
+
+    seconds: float = 0.0
+    peak_mib: float | None = None
+    added_mib: float | None = None
+
+
+@contextlib.contextmanager
+def measured(where: torch.device) -> Iterator[Cost]:
+    """The cost of what is done inside, filled in when it ends."""
+    found = Cost()
+    before = _begin(where)
+    begun = time.perf_counter()
+    yield found
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    found.seconds = time.perf_counter() - begun
+    found.peak_mib = _peak(where)
+    if before is not None and found.peak_mib is not None:
+        found.added_mib = max(found.peak_mib - before, 0.0)
+
+
+def _begin(where: torch.device) -> float | None:
+    """Forgets earlier peaks; MiB held now."""
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+        return torch.cuda.memory_allocated(where) / MIB
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _peak(where: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(where) / MIB if where.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> float | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
+    return found[0] if found else None

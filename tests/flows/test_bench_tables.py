@@ -1,0 +1,128 @@
+"""Tables of a comparison: figures known beforehand, tests that can be counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows import bench_tables
+
+MATRICES = {  # R[t,i] of two orders of two tasks
+    "42": (("one", "two"), [[0.9], [0.7, 0.8]]),
+    "43": (("two", "one"), [[0.8], [0.8, 0.9]]),
+}
+
+
+def rows(name: str, shift: float = 0.0, **values) -> list[dict]:
+    return [
+        {"method": name, "heads": "frozen", "order": order, "seed": 0, "step": step, "task": task, "accuracy": line[place] - shift,
+         "sees": "nothing", "joint": False, "new_inputs": 0, "old_inputs": 0, "seconds": 2.0 * step, "peak_mib": 100.0, "added_mib": 10.0,
+         "state_mib": 1.0, "device": "cpu", "dtype": "float32", "threads": 1, "release": "r", "commit": "c"} | values
+        for order, (tasks, matrix) in MATRICES.items()
+        for step, line in enumerate(matrix, start=1)
+        for place, task in enumerate(tasks[:step])
+    ]  # fmt: skip
+
+
+REFERENCES = pd.DataFrame({"task": ["one", "two"], "base": [0.5, 0.3], "finetuned": [0.9, 0.8]})
+
+
+def summary(*found: list[dict]) -> dict:
+    return bench_tables.summarised(pd.DataFrame([row for one in found for row in one]), REFERENCES)
+
+
+def test_figures_are_those_of_the_matrices() -> None:
+    found = summary(rows("a"))["methods"][0]
+    assert found["acc"] == pytest.approx((0.8, 0.0707107), abs=1e-6)  # 0.75 and 0.85
+    assert found["bwt"] == pytest.approx((-0.1, 0.1414214), abs=1e-6)  # -0.2 and 0
+    assert found["learned"] == pytest.approx((0.85, 0.0))
+    assert found["normalised"][0] == pytest.approx(((0.7 / 0.9 + 1) / 2 + 1) / 2)
+    assert found["after"][1] == pytest.approx((0.85, 0.0707107), abs=1e-6)
+    assert found["dropped"] == {1: pytest.approx((-0.1, 0.1414214), abs=1e-6)}
+    assert found["final"]["one"][0] == pytest.approx(0.8)
+    assert found["seconds"] == (4.0, 0.0)  # later steps than the first
+
+
+def test_joint_merge_has_no_backward_transfer_and_is_not_the_reference() -> None:
+    last = [row for row in rows("upper", -0.05, joint=True) if row["step"] == 2]
+    found = summary(rows("a"), last)
+    assert found["methods"][1]["bwt"] is None
+    assert found["best"] == "a"
+    assert found["tests"] == []
+
+
+def test_methods_are_tested_against_the_best_on_the_same_orders() -> None:
+    found = summary(rows("a", 0.1), rows("b"))
+    assert found["best"] == "b"
+    test = found["tests"][0]
+    assert (test["label"], test["pairs"], test["p"]) == (
+        "a",
+        2,
+        0.5,
+    )  # of the four ways to flip two signs two are as large
+    assert test["difference"] == pytest.approx((-0.1, 0.0), abs=1e-9)
+
+
+def test_ten_differences_of_one_sign_have_the_least_p_there_is() -> None:
+    assert bench_tables.p_value(np.linspace(0.1, 1.0, 10)) == pytest.approx(2 / 2**10)
+    assert bench_tables.p_value(np.zeros(10)) == 1.0
+    assert bench_tables.p_value(np.array([1.0, -1.0, 2.0, -2.0])) > 0.9
+
+
+def test_holms_correction_is_his() -> None:
+    assert bench_tables.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_corrected_values_keep_the_order_and_are_no_smaller(values) -> None:
+    found = bench_tables.holm(values)
+    assert all(0 <= before <= after <= 1 for before, after in zip(values, found, strict=True))
+    ranked = [after for _, after in sorted(zip(values, found, strict=True))]
+    assert ranked == sorted(ranked)
+
+
+def test_pages_have_every_method_and_no_broken_table(tmp_path) -> None:
+    title = {
+        "line": "l<b>",
+        "tasks": ["one", "two"],
+        "scored": "test",
+        "orders": 2,
+        "seeds": 1,
+        "new": 0,
+        "old": 0,
+        "labels": False,
+    }
+    bench_tables.write(tmp_path, pd.DataFrame(rows("a", 0.1) + rows("b")), REFERENCES, title=title)
+    page = (tmp_path / "tables.html").read_text(encoding="utf-8")
+    assert "l&lt;b&gt;" in page
+    assert page.count("<svg") == 3
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("| b | nothing | 2 | 80.0 ± 7.1 | -10.0 ± 14.1 |") for line in text)
+    width = 0
+    for line in text:
+        if not line.startswith("|"):
+            width = 0
+            continue
+        assert width in (0, line.count("|")), line
+        width = line.count("|")
+
+
+def test_one_task_has_no_backward_transfer(tmp_path) -> None:
+    only = [row for row in rows("a") if row["step"] == 1 and row["task"] == "one"]
+    found = bench_tables.summarised(pd.DataFrame(only), REFERENCES[:1])
+    assert found["methods"][0]["bwt"] is None
+    title = {
+        "line": "l",
+        "tasks": ["one"],
+        "scored": "test",
+        "orders": 1,
+        "seeds": 1,
+        "new": 0,
+        "old": 0,
+        "labels": False,
+    }
+    bench_tables.write(tmp_path, pd.DataFrame(only), REFERENCES[:1], title=title)
+    assert "| a | nothing | 1 | 90.0 |  |  |" in (tmp_path / "tables.md").read_text(encoding="utf-8")

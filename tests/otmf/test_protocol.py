@@ -1,0 +1,121 @@
+"""Configurations of a comparison: the runs they ask for, and what is refused before any of them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from otmf import methods, protocol, settings
+
+TASKS = ["one", "two", "three"]
+
+
+def asked(**values) -> list[protocol.Run]:
+    content = {"line": "l", "methods": {"wudi": None}, **values}
+    return protocol.runs(protocol.check(content), TASKS)
+
+
+def test_orders_are_the_published_shuffles_and_seeds_42_to_51_unless_set() -> None:
+    found = asked()
+    assert [run.order for run in found] == [str(seed) for seed in range(42, 52)]
+    for run in found:
+        wanted = list(TASKS)
+        random.Random(int(run.order)).shuffle(wanted)
+        assert run.tasks == tuple(wanted)
+
+
+def test_every_method_runs_over_every_order_and_seed() -> None:
+    found = asked(
+        orders=[42, ["two", "one", "three"]], seeds=[0, 7], methods={"wudi": None, "gentle": {"method": "opcm"}}
+    )
+    assert [run.name for run in found] == [
+        f"{name}.{order}.{seed}" for name in ("wudi", "gentle") for order in ("42", "given2") for seed in (0, 7)
+    ]
+    assert found[-1].tasks == ("two", "one", "three")
+    assert found[-1].merge["seed"] == 7
+
+
+def test_method_sees_as_much_as_the_rule_allows_where_it_does_not_say_how_much() -> None:
+    run = asked(
+        data={"new": 40, "old": 20}, methods={"a": {"preset": "default"}, "b": {"preset": "default", "memory_size": 5}}
+    )
+    assert [(found.merge["unlabelled_images"], found.merge["memory_size"]) for found in run[::10]] == [
+        (40, 20),
+        (40, 5),
+    ]
+
+
+def test_joint_merge_is_one_run_for_each_seed() -> None:
+    found = asked(seeds=[0, 1], methods={"upper": {"method": "tsv_m", "joint": True}})
+    assert [(run.joint, run.seed) for run in found] == [(True, 0), (True, 1)]
+
+
+def test_joint_forms_are_those_of_the_table() -> None:
+    assert set(protocol.JOINT) == {name for name, method in methods.METHODS.items() if method.joint}
+
+
+def test_validation_is_held_out_from_what_merges_draw() -> None:
+    assert {run.held_out for run in asked(score="validation", data={"new": 40})} == {40}
+    assert {run.held_out for run in asked()} == {None}
+
+
+def test_what_a_run_is_decides_its_identity() -> None:
+    first, inputs = asked()[0], {"data/x": "1"}
+    assert first.identity(inputs) == asked()[0].identity(inputs)
+    others = [
+        asked(methods={"wudi": {"ridge": 0.5}})[0],
+        asked()[1],
+        asked(seeds=[3])[0],
+        asked(after="own_and_last")[0],
+        asked(score="validation")[0],
+        asked(heads=["all"], data={"labels": True})[0],
+    ]
+    found = {run.identity(inputs) for run in others} | {first.identity({"data/x": "2"})}
+    assert len(found) == 7
+    assert first.identity(inputs) not in found
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"methods": {"wodi": None}}, "methods.wodi: method: expected one of otmf, .*; received 'wodi'"),
+        ({"methods": {"x": {"preset": "best"}}}, "methods.x: preset: expected one of default, paper; received 'best'"),
+        ({"methods": {"wudi": {"alpha": 0.5}}}, "methods.wudi: alpha: expected a known key"),
+        ({"methods": {}}, "methods: "),
+        ({"methods": {"wudi": {"seed": 3}}}, "seed: expected none, as `seeds` has them"),
+        ({"methods": {"opcm": {"joint": True}}}, "joint: expected true, and a method whose joint merge is another one"),
+        ({"methods": {"wudi": {"heads": "all"}}}, "heads: expected a list"),
+        ({"methods": {"wudi": {"heads": ["some"]}}}, "heads: "),
+        ({"tasks": ["one", "four"]}, r"tasks: expected tasks of the line \(one, two, three\); received 'four'"),
+        ({"tasks": ["one", "one"]}, "tasks: expected each once; received 'one' 2 times"),
+        ({"tasks": []}, "tasks: expected at least one; received none"),
+        ({"orders": [["one", "two"]]}, "orders: expected a seed or an order of the 3 tasks; received in place 1 one of 2"),
+        ({"orders": [["one", "two", "two"]]}, "orders: expected a seed or an order of the 3 tasks"),
+        ({"orders": []}, "orders: "),
+        ({"orders": [42, 42]}, "orders: .*each once; received 42 twice"),
+        ({"data": {"new": 0}, "methods": {"lot": None}}, "at most 0 inputs of the new task, as data.new says; received lot"),
+        ({"methods": {"default": {"preset": "default"}}}, "at most 0 remembered inputs of old tasks, as data.old says; received otmf"),
+        (
+            {"data": {"old": 9}, "methods": {"paper": {"preset": "paper", "memory_size": 10}}},
+            "at most 9 remembered inputs of old tasks.*received otmf, which sees 10",
+        ),
+        ({"heads": ["previous"]}, "heads: expected frozen ones, as data.labels is false"),
+        ({"colour": 1}, "colour: expected a known key"),
+    ],
+)  # fmt: skip
+def test_mistake_gets_one_sentence_before_anything_runs(values, said) -> None:
+    with pytest.raises(settings.SettingsError, match=said):
+        asked(**values)
+
+
+def test_all_mistakes_of_methods_tasks_and_orders_are_said_together() -> None:
+    with pytest.raises(settings.SettingsError) as caught:
+        asked(tasks=["one", "four"], orders=[["one"]], methods={"wodi": None})
+    assert all(part in str(caught.value) for part in ("tasks: ", "orders: ", "methods.wodi: "))
+
+
+@pytest.mark.parametrize("content", [None, [], "text", 3])
+def test_file_of_another_form_is_refused(content) -> None:
+    with pytest.raises(settings.SettingsError, match="expected a mapping with `line` and `methods`; received"):
+        protocol.check(content)

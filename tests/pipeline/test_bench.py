@@ -1,0 +1,207 @@
+"""`otmf bench` as a user has it: a plan, runs on Dask's processes, a kill and a second go, tables; what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from flows import process
+from tests import makers
+from tests.pipeline import production
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def config(onboarded, tmp_path_factory) -> Path:
+    """Three methods over two orders of two tasks; and the folder `study` of its results, once the command has run."""
+    path = tmp_path_factory.mktemp("bench") / "study.yaml"
+    content = {
+        "line": os.path.relpath(onboarded[0], path.parent),
+        "orders": [42, ["second", "first"]],
+        "data": {"new": 8, "old": 6, "labels": True},
+        "methods": {
+            "wudi": None,
+            "masks": {"preset": "default", "steps": 3, "batch_size": 4},
+            "tuned": {"method": "running_average", "heads": ["frozen", "previous"]},
+            "upper": {"method": "ties", "joint": True},
+        },
+    }
+    makers.write_yaml(path, content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(otmf, config) -> subprocess.CompletedProcess:
+    return otmf("bench", config)
+
+
+def test_plan_runs_nothing(otmf, config, tmp_path) -> None:
+    said = otmf("bench", config, "--plan", "--results", tmp_path / "none").stdout
+    assert "7 of 7 runs left; on" in said
+    assert "min. Nothing was run." in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_rows_hold_every_step_and_what_it_saw_and_cost(done, config) -> None:
+    rows = pd.read_parquet(config.with_suffix("") / "rows.parquet")
+    chains = rows[~rows["joint"]]
+    assert chains.groupby(["method", "heads", "order", "seed"]).size().unique().tolist() == [3]  # one task, then two
+    assert set(rows[rows["joint"]]["step"]) == {2}
+    masks = rows[(rows["method"] == "masks") & (rows["step"] == 2)]
+    assert set(zip(masks["new_inputs"], masks["old_inputs"], strict=True)) == {(8, 6)}
+    blind = rows[rows["method"].isin(["wudi", "tuned", "upper"])]
+    assert not blind[["new_inputs", "old_inputs"]].to_numpy().any()
+    for column in ("seconds", "peak_mib", "added_mib", "state_mib"):
+        assert (rows[column] >= 0).all(), column
+    assert rows["accuracy"].between(0, 1).all()
+    assert set(rows["device"]) == {"cpu"}
+    assert set(rows["dtype"]) == {"float32"}
+    assert (rows["commit"].str.len() == 12).all()
+
+
+def test_rows_are_those_of_the_chain(done, config, onboarded) -> None:
+    """The same tasks in the order in which the line merged them, by the method it was merged by."""
+    merged = json.loads((onboarded[0] / "data/results/steps/s02.json").read_text())
+    path = config.with_name("same.yaml")
+    makers.write_yaml(path, {"line": os.path.relpath(onboarded[0], path.parent), "orders": [["first", "second"]],
+                             "data": {"new": 300, "old": 300}, "methods": {"same": {"preset": "default", "steps": 6, "batch_size": 4}}})  # fmt: skip
+    from flows import bench
+
+    planned = bench.plan(path, None)
+    asked = bench._asked(planned, planned.runs[0])
+    rows = bench.one(planned.line.root, asked)
+    found = {row["task"]: row["accuracy"] for row in rows if row["step"] == 2}
+    frozen = {row["task"]: row["accuracy_frozen"] for row in merged["rows"] if row["step"] == "s02"}
+    assert found == frozen
+
+
+def test_tables_are_printed_and_written(done, config) -> None:
+    folder = config.with_suffix("")
+    text = (folder / "tables.md").read_text()
+    assert text.strip() in done.stdout.replace("\r", "")
+    for name in ("wudi", "masks", "tuned", "tuned, previous head tuned", "upper (all at once)"):
+        assert f"| {name} |" in text
+    assert "<svg" in (folder / "tables.html").read_text()
+    record = json.loads((folder / "bench.json").read_text())
+    assert [split["disjoint"] for split in record["splits"]] == [True, True]
+
+
+def test_second_run_has_nothing_to_do(otmf, done, config) -> None:
+    rows = config.with_suffix("") / "rows"
+    before = {path.name: path.stat().st_mtime_ns for path in rows.iterdir()}
+    assert "0 of 7 runs left" in otmf("bench", config, "--plan").stdout
+    otmf("bench", config)
+    assert {path.name: path.stat().st_mtime_ns for path in rows.iterdir()} == before
+
+
+def test_rows_of_another_configuration_are_not_mixed_in(otmf, done, config) -> None:
+    other = config.with_name("other.yaml")
+    other.write_text(config.read_text().replace("steps: 3", "steps: 4"), encoding="utf-8")
+    said = otmf("bench", other, "--results", config.with_suffix(""), code=1).stderr
+    assert "only rows of this configuration; received masks." in said
+    assert said.count("\n") == 1
+
+
+def test_killed_comparison_goes_on_where_it_was(otmf, prefect_server, warm_interpreter, config, tmp_path) -> None:
+    results = tmp_path / "killed"
+    extra = {"PREFECT_API_URL": prefect_server, **warm_interpreter}
+    command = [
+        str(Path(sys.executable).parent / "otmf"),
+        "bench",
+        str(config),
+        "--results",
+        str(results),
+        "--workers",
+        "1",
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(
+            command, env=process.environment(extra), stdout=log, stderr=log, start_new_session=True
+        )
+    production.until(lambda: len(list((results / "rows").glob("*.parquet"))) >= 2, 300)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    kept = {path: path.stat().st_mtime_ns for path in (results / "rows").glob("*.parquet")}
+    production.until(lambda: not _children(str(results)), 60)
+    otmf("bench", config, "--results", results)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(pd.read_parquet(results / "rows.parquet").groupby(["method", "order"])) == 7
+
+
+def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    base = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-dashboard",
+    ]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny",
+              "--name", "elsewhere", "--local-directory", str(tmp_path)]  # fmt: skip
+    with (tmp_path / "log").open("wb") as log:
+        started = [
+            subprocess.Popen(command, env=process.environment(), stdout=log, stderr=log, start_new_session=True)
+            for command in (base, worker)
+        ]
+    try:
+        few = tmp_path / "few.yaml"
+        makers.write_yaml(
+            few, {"line": str((config.parent / _line(config)).resolve()), "orders": [42], "methods": {"wudi": None}}
+        )
+        otmf("bench", few, "--cluster", address)
+        assert "elsewhere" in (tmp_path / "log").read_text()
+        assert len(pd.read_parquet(tmp_path / "few/rows.parquet")) == 3
+    finally:
+        for one in started:
+            process.end(one)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("methods: {wodi: {}}", "methods.wodi: method: expected one of otmf"),
+        ("methods: {default: {preset: default}}", "remembered inputs of old tasks, as data.old says"),
+        ("orders: [[first]]\nmethods: {wudi: {}}", "orders: expected a seed or an order of the 2 tasks"),
+        ("tasks: []\nmethods: {wudi: {}}", "tasks: expected at least one"),
+        ("tasks: [third]\nmethods: {wudi: {}}", "received 'third'"),
+        ("methods: {wudi: {}", "expected YAML in wrong.yaml"),
+        ("", "expected a known key|methods"),
+    ],
+)
+def test_wrong_configuration_is_one_sentence_and_nothing_runs(otmf, config, tmp_path, content, said) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(f"line: {(config.parent / _line(config)).resolve()}\n{content}\n", encoding="utf-8")
+    done = otmf("bench", wrong, "--plan", code=1)
+    assert any(part in done.stderr for part in said.split("|"))
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "wrong").exists()
+
+
+def _line(config: Path) -> str:
+    return next(line for line in config.read_text().splitlines() if line.startswith("line:")).partition(": ")[2]
+
+
+def _children(mark: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [mark] if mark.encode() in path.read_bytes() else []
+        except OSError:
+            continue
+    return found
