@@ -193,6 +193,7 @@ def _lines(content: Mapping[str, Any], key: str, x: str, y: str) -> str:
                 )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
             axes.legend(frameon=False, fontsize=5, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
