@@ -145,7 +145,7 @@ def _merge_unbalanced(clone: layout.Layout, step: str, change: Change, extra: di
     """Merges the last step again, with transport that need not move what lies too far away."""
     params = workspace.params(clone)
     document = workspace.read_params(clone)
-    document["steps"][step]["merge"]["reach"] = params.gate.reach
+    document["steps"][step]["merge"] |= {"objective": "sinkhorn_divergence", "reach": params.gate.reach}
     workspace.write_params(clone, document)
     get_run_logger().warning(f"{step} is merged again with unbalanced transport, reach {params.gate.reach:g}")
     again = [stage for stage, _ in change.stages if stage.endswith(f"@{step}")]

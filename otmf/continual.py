@@ -103,7 +103,7 @@ def advance(
     inputs = unlabelled()
     taught = targets(inputs) if targets else encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, pre, dissimilarity = None, None, None
-    if merged_vector is not None or method.reads_first:
+    if merged_vector is not None or method.reads_first(options):
         post = fusion.Side(shared.prepare(inputs), taught)
         if merged_vector is not None:
             dissimilarity = _dissimilarity(base, merged, inputs, taught, shared)

@@ -5,14 +5,13 @@ Symbols: theta0 pretrained state, D merged vector so far (*pre*), tau task vecto
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from otmf import masks, settings, task_vectors, transport
+from otmf import masks, objectives, settings, task_vectors, transport
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 GROUP_BYTES = 4 << 20
@@ -26,10 +25,12 @@ class Side:
     Attributes:
         inputs: shape (n, ...), what `features` takes.
         targets: shape (n, d), the teacher's features of the same inputs, computed once per step.
+        predictors: the heads of the inputs, for objectives on predictions.
     """
 
     inputs: Tensor
     targets: Tensor
+    predictors: objectives.Predictors = field(default_factory=objectives.Predictors)
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ class _Learner:
         self.factors = dict(zip(("pre", "post"), weights(options), strict=True))
         self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
         self.state = {**pretrained, **self.student}
-        self.objective = _objective(options)
+        self.objective = objectives.chosen(
+            options.objective, epsilon=options.epsilon, reach=options.reach, seed=options.seed
+        )
         self._fuse(self.student)
 
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
@@ -210,7 +213,7 @@ class _Learner:
     def _loss(self, name: str, positions: Tensor) -> Tensor:
         side = self.sides[name]
         student = self.features(self.state, side.inputs[positions])
-        return self.objective(student, side.targets[positions])
+        return self.objective(student, side.targets[positions], side.predictors[positions])
 
     def _update(
         self,
@@ -245,12 +248,6 @@ class _Learner:
                 )
                 torch.addcmul(self.pretrained[key], pre[0], pre[1], value=pre[2], out=self.student[key])
                 self.student[key].addcmul_(post[0], post[1], value=post[2])
-
-
-def _objective(options: settings.Otmf) -> Callable[[Tensor, Tensor], Tensor]:
-    if options.reach is None:
-        return functools.partial(transport.OBJECTIVES[options.objective], epsilon=options.epsilon)
-    return functools.partial(transport.unbalanced_divergence, epsilon=options.epsilon, reach=options.reach)
 
 
 def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:

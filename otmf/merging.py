@@ -150,7 +150,8 @@ class AdaMergingLayerWise(AdaMergingTaskWise):
 class Otmf(Merge):
     """As in `otmf.fusion`; the defaults are the preset `default`.
 
-    reach: in units of the mean cost, makes the transport unbalanced (the debiased divergence only); None: balanced.
+    objective: as in `otmf.objectives`; those on predictions, `kl` and `entropy`, keep the heads of remembered inputs in the state.
+    reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
 
     method: Literal["otmf"] = "otmf"
@@ -158,7 +159,8 @@ class Otmf(Merge):
     alpha: Fraction = 0.8
     scale: Positive = 1.0
     granularity: Literal["element", "row", "column", "tensor"] = "element"
-    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost"] = "sinkhorn_divergence"
+    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost", "exact_cost", "sliced_cost", "mmd", "mse", "l1", "kl",
+                       "entropy"] = "sinkhorn_divergence"  # fmt: skip
     epsilon: Positive = 0.05
     reach: Positive | None = None
     alternate: bool = False
@@ -169,6 +171,14 @@ class Otmf(Merge):
     memory_size: Annotated[int, Field(ge=0)] = 300
     remember_targets: bool = True
     unlabelled_images: Count = 300
+
+    @model_validator(mode="after")
+    def _reach_is_of_the_divergence(self) -> Otmf:
+        if self.reach is not None and self.objective != "sinkhorn_divergence":
+            raise ValueError(
+                f"expected objective sinkhorn_divergence beside reach; received {self.objective}; leave out reach, or that objective"
+            )
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {

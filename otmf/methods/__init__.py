@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from otmf import settings
 from otmf.methods import (
     adamerging,
     dare,
@@ -20,8 +21,13 @@ from otmf.methods import (
 )
 from otmf.methods._table import Arrival, Data, Method, Outcome
 
+
+def _always(options: settings.Merge) -> bool:
+    return True
+
+
 METHODS: dict[str, Method] = {
-    "otmf": Method(otmf.step, sees="unlabelled", source="arXiv:2511.19561"),
+    "otmf": Method(otmf.step, sees="unlabelled", source="arXiv:2511.19561", reads_first=otmf.reads_first),
     "running_average": Method(running_average.step, sees="nothing", source="arXiv:2203.05482"),
     "task_arithmetic": Method(task_arithmetic.step, sees="nothing", source="arXiv:2212.04089"),
     "ties": Method(ties.step, sees="nothing", source="arXiv:2306.01708", joint=ties.joint),
@@ -36,13 +42,13 @@ METHODS: dict[str, Method] = {
     "tsv_m": Method(tsv_m.step, sees="nothing", source="arXiv:2412.00081", joint=tsv_m.joint),
     "wudi": Method(wudi.step, sees="nothing", source="arXiv:2503.08099"),
     "adamerging_task_wise": Method(
-        adamerging.task_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=True
+        adamerging.task_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=_always
     ),
     "adamerging_layer_wise": Method(
-        adamerging.layer_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=True
+        adamerging.layer_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=_always
     ),
-    "regmean": Method(regmean.step, sees="unlabelled", source="arXiv:2212.09849", reads_first=True),
-    "lot": Method(regmean.lot, sees="unlabelled", source="arXiv:2505.23859", reads_first=True),
+    "regmean": Method(regmean.step, sees="unlabelled", source="arXiv:2212.09849", reads_first=_always),
+    "lot": Method(regmean.lot, sees="unlabelled", source="arXiv:2505.23859", reads_first=_always),
 }
 
 __all__ = ["METHODS", "Arrival", "Data", "Method", "Outcome", "merge"]

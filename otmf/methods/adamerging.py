@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from otmf import heads, task_vectors
-from otmf.methods import _table
+from otmf import objectives, task_vectors
+from otmf.methods import _kept_heads, _table
 
 
 def task_wise(arrival: _table.Arrival) -> _table.Outcome:
@@ -30,19 +29,7 @@ def layer_wise(arrival: _table.Arrival) -> _table.Outcome:
 
 
 def _merged(arrival: _table.Arrival, *, layer_wise: bool) -> _table.Outcome:
-    if arrival.data is None or arrival.data.head is None:
-        raise ValueError(
-            f"expected unlabelled inputs and the head of the new task for method {arrival.options.method}; received none; choose a method "
-            "that sees nothing"
-        )
-    state = _kept(arrival)
-    unknown = [] if arrival.data.pre_steps is None else arrival.data.pre_steps.unique().tolist()
-    unknown = [step for step in unknown if f"head.{step}.weight" not in state]
-    if unknown:
-        raise ValueError(
-            f"expected the heads of all remembered inputs for method {arrival.options.method}; received none of step {unknown[0]}, which used "
-            "another method; use it from the first step on, or set pre_images: none"
-        )
+    state = _kept_heads.kept(arrival)
     if arrival.merged_vector is None:
         return _table.Outcome({key: value.clone() for key, value in arrival.task_vector.items()}, state)
     vectors, options = (arrival.merged_vector, arrival.task_vector), arrival.options
@@ -54,21 +41,13 @@ def _merged(arrival: _table.Arrival, *, layer_wise: bool) -> _table.Outcome:
     for _ in range(options.steps):
         merged = _combined(vectors, coefficients, keys)
         full = {key: (arrival.pretrained[key] + value).requires_grad_() for key, value in merged.items()}
-        _loss(arrival, {**arrival.pretrained, **full}, state, generator).backward()
+        _loss(arrival, {**arrival.pretrained, **full}, generator).backward()
         slopes = torch.tensor([
             [0.0 if full[key].grad is None else float((vector[key] * full[key].grad).sum()) for key in keys] for vector in vectors
         ])  # fmt: skip
         coefficients.grad = slopes if layer_wise else slopes.sum(dim=1, keepdim=True)
         optimiser.step()
     return _table.Outcome(_combined(vectors, coefficients, keys), state)
-
-
-def _kept(arrival: _table.Arrival) -> dict[str, Tensor]:
-    """The heads that remembered inputs are scored with, the new one among them."""
-    if arrival.options.pre_images == "none":
-        return {}
-    head, place = arrival.data.head, f"head.{arrival.count}"
-    return {**arrival.state, f"{place}.weight": head.weight, f"{place}.bias": head.bias}
 
 
 def _combined(vectors: tuple, coefficients: Tensor, keys: list[str]) -> task_vectors.Vector:
@@ -78,24 +57,12 @@ def _combined(vectors: tuple, coefficients: Tensor, keys: list[str]) -> task_vec
     }
 
 
-def _loss(
-    arrival: _table.Arrival, full: task_vectors.State, state: dict[str, Tensor], generator: torch.Generator
-) -> Tensor:
-    size, data = arrival.options.batch_size, arrival.data
-    chosen = torch.randperm(len(data.post.inputs), generator=generator)[:size]
-    loss = entropy(data.head.logits(data.features(full, data.post.inputs[chosen])))
-    if data.pre is None:
-        return loss
-    chosen = torch.randperm(len(data.pre.inputs), generator=generator)[:size]
-    features, steps = data.features(full, data.pre.inputs[chosen]), data.pre_steps[chosen]
-    old = [
-        entropy(heads.Head(state[f"head.{step}.weight"], state[f"head.{step}.bias"]).logits(features[steps == step]))
-        * (steps == step).float().mean()
-        for step in steps.unique().tolist()
-    ]
-    return loss + torch.stack(old).sum()
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """The mean entropy of the predictions of logits (n, classes), in nats."""
-    return -(functional.softmax(logits, dim=-1) * functional.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+def _loss(arrival: _table.Arrival, full: task_vectors.State, generator: torch.Generator) -> Tensor:
+    data, loss = arrival.data, []
+    pre, post = _kept_heads.predictors(arrival)
+    for side, predictors in ((data.post, post), (data.pre, pre)):
+        if side is not None:
+            chosen = torch.randperm(len(side.inputs), generator=generator)[: arrival.options.batch_size]
+            features = data.features(full, side.inputs[chosen])
+            loss.append(predictors[chosen].mean(objectives.entropy, features, features))
+    return torch.stack(loss).sum()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from otmf.methods.adamerging import entropy
+from otmf.objectives import entropy
 
 START, RATE = 0.3, 1e-3
 

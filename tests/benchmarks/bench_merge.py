@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-from otmf import backbones, continual, fusion, settings, task_vectors, transport
+from otmf import backbones, continual, fusion, objectives, settings, task_vectors
 from stages import _run
 from tests.benchmarks import machine
 
@@ -95,7 +95,7 @@ class Bench:
     def merge(self, steps: int) -> tuple[float, float]:
         """Seconds of one merge step, teachers included, and of its transport."""
         spent = [0.0]
-        plain = transport.OBJECTIVES[self.options.objective]
+        plain = objectives.ON_FEATURES[self.options.objective]
 
         def timed(*arguments: object, **options: object) -> torch.Tensor:
             begun = CLOCK()
@@ -103,7 +103,7 @@ class Bench:
             spent[0] += CLOCK() - begun
             return value
 
-        transport.OBJECTIVES[self.options.objective] = timed
+        objectives.ON_FEATURES[self.options.objective] = timed
         begun = CLOCK()
         try:
             sides = [fusion.Side(self.backbone.prepare(pixels), self._teach(vector, pixels))
@@ -111,7 +111,7 @@ class Bench:
             fusion.merge_step(self.pretrained, *self.vectors, features=self.backbone.features, pre=sides[0], post=sides[1],
                               options=self.options.model_copy(update={"steps": steps}))  # fmt: skip
         finally:
-            transport.OBJECTIVES[self.options.objective] = plain
+            objectives.ON_FEATURES[self.options.objective] = plain
         return CLOCK() - begun, spent[0]
 
     def bare(self, steps: int) -> float:

@@ -59,7 +59,7 @@ def test_a_step_is_that_of_its_definition(backbone, layer_wise) -> None:
 
 
 def test_predictions_become_surer(backbone) -> None:
-    from otmf.methods.adamerging import entropy
+    from otmf.objectives import entropy
 
     found = []
     for steps in (0, 60):
@@ -89,5 +89,5 @@ def test_memory_of_another_methods_steps_is_refused(backbone) -> None:
     line = Line(backbone, method="otmf", steps=1)
     line.step(1)
     line.values = {"method": "adamerging_layer_wise", "pre_images": "memory"}
-    with pytest.raises(ValueError, match="received none of step 1, which used another method"):
+    with pytest.raises(ValueError, match="received none of step 1, which kept none"):
         line.step(2)

@@ -1,0 +1,52 @@
+"""Heads that a method keeps in its state, so that remembered inputs can be scored: `head.<step>.weight` and `head.<step>.bias`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from otmf import heads, objectives
+from otmf.methods import _table
+
+
+def kept(arrival: _table.Arrival) -> dict[str, Tensor]:
+    """The state after this step: the heads kept so far and that of the new task.
+
+    Raises:
+        ValueError: if the caller has no head, or none was kept for a remembered input.
+    """
+    head, name = None if arrival.data is None else arrival.data.head, arrival.options.method
+    if head is None:
+        raise ValueError(
+            f"expected unlabelled inputs and the head of the new task for method {name}; received none; choose a method that sees nothing"
+        )
+    unknown = [step for step in _steps(arrival) if f"head.{step}.weight" not in arrival.state]
+    if unknown:
+        raise ValueError(
+            f"expected the heads of all remembered inputs for method {name}; received none of step {unknown[0]}, which kept none; "
+            "use this method with these settings from the first step on, or set pre_images: none"
+        )
+    if arrival.options.pre_images in ("none", "new_task"):
+        return {}
+    place = f"head.{arrival.count}"
+    found = {} if arrival.options.pre_images == "previous_task" else dict(arrival.state)
+    return {**found, f"{place}.weight": head.weight, f"{place}.bias": head.bias}
+
+
+def predictors(arrival: _table.Arrival) -> tuple[objectives.Predictors, objectives.Predictors]:
+    """The heads of old inputs, each that of its own task, and of new ones. Old inputs that are none have the new head."""
+    new = objectives.Predictors((arrival.data.head,))
+    if arrival.data.pre_steps is None:
+        return new, new
+    steps = _steps(arrival)
+    device = arrival.data.head.weight.device
+    own = [
+        heads.Head(*(arrival.state[f"head.{step}.{part}"].to(device) for part in ("weight", "bias"))) for step in steps
+    ]
+    place = sum((arrival.data.pre_steps == step).long() * number for number, step in enumerate(steps))
+    return objectives.Predictors(own, place), new
+
+
+def _steps(arrival: _table.Arrival) -> list[int]:
+    """The steps that remembered inputs came with, in order."""
+    steps = None if arrival.data is None else arrival.data.pre_steps
+    return [] if steps is None else steps.unique().tolist()

@@ -1,0 +1,134 @@
+"""What the merged model's features should have in common with a teacher's: transport between the clouds, pairs, kernels, predictions.
+
+Every objective is a scalar that is differentiable in the student's features. Which of them reads pairs (row i of both clouds is the same
+input) and which reads predictions under a head is all that tells them apart for a merge; the batch is the same for all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from otmf import heads, transport
+
+Objective = Callable[[Tensor, Tensor, "Predictors"], Tensor]
+ON_PREDICTIONS = frozenset(("kl", "entropy"))
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """The heads under which rows of a batch are scored.
+
+    Attributes:
+        heads: one for each task in the batch.
+        place: shape (n,), which of them each row has; None where all rows have the first.
+    """
+
+    heads: Sequence[heads.Head] = ()
+    place: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Predictors:
+        return Predictors(self.heads, None if self.place is None else self.place[rows])
+
+    def mean(self, loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, targets: Tensor) -> Tensor:
+        """The mean over rows of a loss on (n, classes) logits of student and teacher, each row under its own head.
+
+        Raises:
+            ValueError: if there is no head.
+        """
+        if not self.heads:
+            raise ValueError(
+                "expected the heads of the inputs for an objective on predictions; received none; choose an objective on features"
+            )
+        parts = []
+        for number, head in enumerate(self.heads):
+            rows = slice(None) if self.place is None else self.place == number
+            own = student[rows]
+            if len(own):
+                parts.append(loss(head.logits(own), head.logits(targets[rows])) * (len(own) / len(student)))
+            if self.place is None:
+                break
+        return torch.stack(parts).sum()
+
+
+def mmd(student: Tensor, targets: Tensor) -> Tensor:
+    """The squared maximum mean discrepancy of two clouds (n, d) and (m, d), biased estimate, zero if they are equal.
+
+    Gaussian kernel exp(-|x - y|^2 / s) with s the mean squared distance between the clouds, held constant: no unit to set.
+
+    Source: Gretton et al. (2012), JMLR 13, 723-773, equation 5.
+    """
+    across = transport.squared_distances(student, targets)
+    width = across.detach().mean().clamp_min(torch.finfo(across.dtype).tiny)
+    own, other = transport.squared_distances(student, student), transport.squared_distances(targets, targets)
+    return sum(sign * torch.exp(-found / width).mean() for sign, found in ((1, own), (1, other), (-2, across)))
+
+
+def mse(student: Tensor, targets: Tensor) -> Tensor:
+    """The mean squared difference of pairs, (n, d) each."""
+    return functional.mse_loss(student, targets)
+
+
+def l1(student: Tensor, targets: Tensor) -> Tensor:
+    """The mean absolute difference of pairs, (n, d) each."""
+    return functional.l1_loss(student, targets)
+
+
+def kl(student: Tensor, targets: Tensor) -> Tensor:
+    """The mean divergence KL(teacher | student) of predictions from logits (n, classes) each, in nats.
+
+    Source: Hinton et al. (2015), arXiv:1503.02531, at temperature 1.
+    """
+    given = functional.log_softmax(targets, dim=-1)
+    return functional.kl_div(functional.log_softmax(student, dim=-1), given, reduction="batchmean", log_target=True)
+
+
+def entropy(student: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The mean entropy of the student's predictions from logits (n, classes), in nats; the teacher is not read.
+
+    Source: Yang et al. (2024), arXiv:2310.02575.
+    """
+    logs = functional.log_softmax(student, dim=-1)
+    return -(logs.exp() * logs).sum(dim=-1).mean()
+
+
+ON_FEATURES: dict[str, Callable[..., Tensor]] = {
+    "sinkhorn_divergence": transport.sinkhorn_divergence,
+    "transport_cost": transport.transport_cost,
+    "regularised_cost": transport.regularised_cost,
+    "exact_cost": transport.exact_cost,
+    "sliced_cost": transport.sliced_cost,
+    "mmd": mmd,
+    "mse": mse,
+    "l1": l1,
+}
+_WITH_EPSILON = frozenset(("sinkhorn_divergence", "transport_cost", "regularised_cost"))
+
+
+def chosen(name: str, *, epsilon: float, reach: float | None, seed: int) -> Objective:
+    """The objective of that name: (student (n, d), targets (n, d), predictors) -> scalar.
+
+    Args:
+        name: one of `settings.Otmf.objective`.
+        epsilon: of entropic transport, in units of the mean cost.
+        reach: of `sinkhorn_divergence`, in units of the mean cost; None: balanced.
+        seed: of the directions of `sliced_cost`, other ones at each call.
+    """
+    if name == "kl":
+        return lambda student, targets, predictors: predictors.mean(kl, student, targets)
+    if name == "entropy":
+        return lambda student, targets, predictors: predictors.mean(entropy, student, targets)
+    if reach is not None:
+        loss = functools.partial(transport.unbalanced_divergence, epsilon=epsilon, reach=reach)
+    elif name in _WITH_EPSILON:
+        loss = functools.partial(ON_FEATURES[name], epsilon=epsilon)
+    elif name == "sliced_cost":
+        loss = functools.partial(ON_FEATURES[name], generator=torch.Generator().manual_seed(seed))
+    else:
+        loss = ON_FEATURES[name]
+    return lambda student, targets, predictors: loss(student, targets)
