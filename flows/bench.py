@@ -64,8 +64,13 @@ class Plan:
         return [run for run in self.runs if run.name not in self.finished]
 
 
-def plan(config: Path, results: Path | None) -> Plan:
+def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
     """Reads and checks a configuration, and what is there of it already. Runs nothing.
+
+    Args:
+        config: the file.
+        results: folder of the results; None: named after the file.
+        line: folder of the line; None: the one that the file names, or else the working directory.
 
     Raises:
         SettingsError, WorkspaceError: naming what is wrong with it, the line or the folder of results.
@@ -76,7 +81,7 @@ def plan(config: Path, results: Path | None) -> Plan:
         reason = " ".join(str(error).split())[:300]
         raise settings.SettingsError(f"expected YAML in {config.name}; received {reason}; mend the file") from error
     asked = protocol.check(content)
-    line = workspace.open_line(config.parent / asked.line)
+    line = workspace.open_line(line or (Path() if asked.line is None else config.parent / asked.line))
     params = workspace.params(line)
     known = [params.steps[step].task for step in settings.chain(params.steps)]
     runs = protocol.runs(asked, known)

@@ -58,6 +58,9 @@ def bench(
     results: Annotated[
         Path | None, typer.Option(help="Folder of rows and tables; named after CONFIG otherwise.")
     ] = None,
+    line: Annotated[
+        Path | None, typer.Option(help="Folder of the line; the one that CONFIG names otherwise, or this one.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only print the runs and the minutes they may take.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of this machine; one for each core otherwise.")
@@ -70,7 +73,7 @@ def bench(
     from flows import bench as comparison
 
     with clear_failures():
-        found = comparison.plan(config, results)
+        found = comparison.plan(config, results, line)
         if plan:
             out.print(comparison.table(found, workers))
             out.print(comparison.summary(found, workers))

@@ -34,7 +34,7 @@ class DataRule(Section):
 class Protocol(Section):
     """The configuration of `otmf bench`.
 
-    line: folder of a line whose tasks are fine-tuned, relative to the file.
+    line: folder of a line whose tasks are fine-tuned, relative to the file; None: said by the caller.
     tasks: in the order that seeds shuffle; None: all, as they were merged.
     orders: seeds of orders, or orders themselves.
     seeds: of what methods draw.
@@ -46,7 +46,7 @@ class Protocol(Section):
         after a method needs no `method`.
     """
 
-    line: str
+    line: str | None = None
     tasks: tuple[cards.Slug, ...] | None = None
     orders: Annotated[tuple[Seed | tuple[cards.Slug, ...], ...], Field(min_length=1)] = ORDERS
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
@@ -110,7 +110,7 @@ def check(content: object) -> Protocol:
     """
     if not isinstance(content, Mapping):
         raise settings.SettingsError(
-            "expected a mapping with `line` and `methods`; received "
+            "expected a mapping with `methods`; received "
             f"{'an empty file' if content is None else type(content).__name__}; see docs/bench.md"
         )
     return settings.section(Protocol, dict(content))

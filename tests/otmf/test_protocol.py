@@ -117,5 +117,5 @@ def test_all_mistakes_of_methods_tasks_and_orders_are_said_together() -> None:
 
 @pytest.mark.parametrize("content", [None, [], "text", 3])
 def test_file_of_another_form_is_refused(content) -> None:
-    with pytest.raises(settings.SettingsError, match="expected a mapping with `line` and `methods`; received"):
+    with pytest.raises(settings.SettingsError, match="expected a mapping with `methods`; received"):
         protocol.check(content)

@@ -103,6 +103,17 @@ def test_second_run_has_nothing_to_do(otmf, done, config) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in rows.iterdir()} == before
 
 
+def test_line_of_the_option_goes_before_that_of_the_file(otmf, done, config, onboarded, tmp_path) -> None:
+    content = config.read_text(encoding="utf-8").splitlines()
+    other = tmp_path / "other.yaml"
+    other.write_text("\n".join(row for row in content if not row.startswith("line:")), encoding="utf-8")
+    results = ("--results", config.with_suffix(""), "--plan")
+    assert "0 of 7 runs left" in otmf("bench", other, *results, "--line", onboarded[0]).stdout
+    other.write_text("line: nowhere\n" + other.read_text(encoding="utf-8"), encoding="utf-8")
+    assert "0 of 7 runs left" in otmf("bench", other, *results, "--line", onboarded[0]).stdout
+    assert "nowhere" in otmf("bench", other, *results, code=1).stderr
+
+
 def test_rows_of_another_configuration_are_not_mixed_in(otmf, done, config) -> None:
     other = config.with_name("other.yaml")
     other.write_text(config.read_text().replace("steps: 3", "steps: 4"), encoding="utf-8")
