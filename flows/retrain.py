@@ -128,12 +128,11 @@ def _renew(clone: layout.Layout, names: Collection[str], *, everything: bool) ->
         document.setdefault("pretrained", {})["code_version"] = settings.Pretrained().code_version
         read = workspace.params(clone).steps
         for name, step in document["steps"].items():
-            known = type(
-                read[name].merge
-            ).model_fields  # a section written by an earlier release may have keys of other methods
+            method = type(read[name].merge)
+            known = method.model_fields  # a section written by an earlier release may have keys of other methods
             step["merge"] = {key: value for key, value in step.get("merge", {}).items() if key in known}
             for section, model in (
-                ("merge", settings.Otmf),
+                ("merge", method),
                 ("head_tune", settings.HeadTune),
                 ("evaluate", settings.Evaluate),
             ):

@@ -15,6 +15,7 @@ from otmf import masks, objectives, settings, task_vectors, transport
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 GROUP_BYTES = 4 << 20
+SURVEY = 8  # batches of each side before sparse masks are placed
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -39,7 +40,7 @@ class Merged:
 
     Attributes:
         vector: fused vector, to be added to theta0.
-        masks: `pre` and `post`, each name -> mask; empty at the first step, which returns tau whole.
+        masks: `pre` and `post`, each a mask for each tensor; empty at the first step, which returns tau whole.
         trace: one entry per optimiser step and side: step, side, loss.
         cost_before, cost_after: for each side the Sinkhorn divergence of one fixed batch, with masks at one and as learned.
     """
@@ -51,6 +52,19 @@ class Merged:
     cost_after: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a merge begins: start = remainder + a D + b tau, with masks at one.
+
+    Attributes:
+        factors: (a, b).
+        remainder: what masks do not change, zero for the tensors that it does not name.
+    """
+
+    factors: tuple[float, float]
+    remainder: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 def weights(options: settings.Otmf) -> tuple[float, float]:
     """The factors of M_pre (.) D and M_post (.) tau: (alpha, 1 - alpha) if convex, (1, scale) if a sum."""
     return (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
@@ -59,26 +73,27 @@ def weights(options: settings.Otmf) -> tuple[float, float]:
 def fuse(
     merged_vector: Mapping[str, Tensor],
     task_vector: Mapping[str, Tensor],
-    pre: Mapping[str, Tensor],
-    post: Mapping[str, Tensor],
-    *,
-    options: settings.Otmf,
+    pre: masks.Masks,
+    post: masks.Masks,
+    start: Start,
 ) -> task_vectors.Vector:
-    """The fused vector a * M_pre (.) D + b * M_post (.) tau, with a, b as in `weights`.
+    """The fused vector remainder + a * M_pre (.) D + b * M_post (.) tau.
 
     Args:
         merged_vector: D, name -> tensor.
         task_vector: tau, over the same keys.
-        pre, post: M_pre and M_post, masks that broadcast against D and tau.
-        options: `combination`, `alpha` and `scale` are read.
+        pre, post: M_pre and M_post.
+        start: a, b and the remainder.
 
-    Source: arXiv:2511.19561, section 3; the sum is this project's.
+    Source: arXiv:2511.19561, section 3, where a + b = 1 and nothing remains; the rest is this project's.
     """
-    a, b = weights(options)
-    return {
-        key: (pre[key] * merged_vector[key]).mul_(a).addcmul_(post[key], task_vector[key], value=b)
-        for key in task_vector
-    }
+    a, b = start.factors
+    fused = {}
+    for key, tau in task_vector.items():
+        fused[key] = (pre[key].value() * merged_vector[key]).mul_(a).addcmul_(post[key].value(), tau, value=b)
+        if key in start.remainder:
+            fused[key].add_(start.remainder[key])
+    return fused
 
 
 def merge_step(
@@ -90,6 +105,7 @@ def merge_step(
     pre: Side | None,
     post: Side | None,
     options: settings.Otmf,
+    start: Start | None = None,
     report: Report | None = None,
 ) -> Merged:
     """One merge: the new task vector fused into the merged vector, with masks learned by matching features.
@@ -105,6 +121,7 @@ def merge_step(
         features: (state, inputs) -> (n, d), differentiable in the state.
         pre, post: what the two sides are trained on; None where that side may see nothing.
         options: all settings of the step.
+        start: where the masks at one begin; None: as `weights` says.
         report: called after each optimiser step with its number and the loss of each side it took.
 
     Raises:
@@ -121,6 +138,7 @@ def merge_step(
         task_vector,
         features=features,
         options=options,
+        start=start or Start(weights(options)),
         sides={name: side for name, side in (("pre", pre), ("post", post)) if side is not None},
     )
     before = learner.costs()
@@ -146,12 +164,23 @@ class _Learner:
         *,
         features: Features,
         options: settings.Otmf,
+        start: Start,
         sides: dict[str, Side],
     ) -> None:
         self.pretrained, self.features, self.options, self.sides = pretrained, features, options, sides
         self.vectors = {"pre": merged_vector, "post": task_vector}
-        self.masks = {name: masks.new(vector, granularity=options.granularity) for name, vector in self.vectors.items()}
-        self.factors = dict(zip(("pre", "post"), weights(options), strict=True))
+        self.start = start
+        self.sparse = options.granularity == "sparse"
+        self.masks = {
+            name: masks.new(
+                vector,
+                granularity="tensor" if self.sparse else options.granularity,
+                rank=options.rank,
+                seed=options.seed + place,
+            )
+            for place, (name, vector) in enumerate(self.vectors.items())
+        }
+        self.factors = dict(zip(("pre", "post"), start.factors, strict=True))
         self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
         self.state = {**pretrained, **self.student}
         self.objective = objectives.chosen(
@@ -162,16 +191,20 @@ class _Learner:
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
         """Trains the masks; returns the loss of every side at every step."""
         groups = _groups(self.vectors["post"])
-        optimisers = {
-            name: [
-                torch.optim.Adam([mask[key] for key in group], lr=self.options.learning_rate, fused=True)
-                for group in groups
-            ]
-            for name, mask in self.masks.items()
-        }
         batches = {
             name: _batches(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
             for place, (name, side) in enumerate(self.sides.items())
+        }
+        if self.sparse and self.sides and self.options.steps:
+            self._place_masks(batches)
+        optimisers = {
+            name: [
+                torch.optim.Adam(
+                    list(masks.parameters({key: mask[key] for key in group})), lr=self.options.learning_rate, fused=True
+                )
+                for group in groups
+            ]
+            for name, mask in self.masks.items()
         }
         trace: list[dict[str, float | int | str]] = []
         for step in range(self.options.steps):
@@ -200,9 +233,25 @@ class _Learner:
 
     def vector(self) -> task_vectors.Vector:
         """The fused vector with the masks as learned."""
-        return fuse(
-            self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], options=self.options
-        )
+        return fuse(self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], self.start)
+
+    def _place_masks(self, batches: Mapping[str, Iterator[Tensor]]) -> None:
+        """Sparse masks where the loss of a few batches, at the start, has the greatest squares of slopes along the factors.
+
+        Until they are placed this holds one number for each element of both vectors; from then on for those of the masks.
+        """
+        saliency = {name: task_vectors.zeros(vector) for name, vector in self.vectors.items()}
+        for step in range(SURVEY * (2 if self.options.alternate else 1)):
+            active = self._active(step)
+            if not active:
+                continue
+            loss = torch.stack([self._loss(name, next(batches[name])) for name in active]).sum()
+            found = torch.autograd.grad(loss, list(self.student.values()), allow_unused=True)
+            for key, gradient in zip(self.student, found, strict=True):
+                for name in () if gradient is None else active if self.options.alternate else self.vectors:
+                    saliency[name][key].add_((gradient * self.vectors[name][key]).square_())
+        for name in list(saliency):
+            self.masks[name] = masks.of_greatest(saliency.pop(name), share=self.options.share)
 
     def _active(self, step: int) -> tuple[str, ...]:
         if not self.options.alternate:
@@ -232,9 +281,7 @@ class _Learner:
                     continue
                 for name in names:
                     own = gradient if name == names[-1] else gradient.clone()
-                    mask = self.masks[name][key]
-                    pulled = masks.pull_back(own, self.vectors[name][key], mask.shape)
-                    mask.grad = pulled.mul_(self.factors[name])
+                    self.masks[name][key].pull_back(own, self.vectors[name][key], self.factors[name])
             for name in names:
                 optimisers[name][place].step()
                 optimisers[name][place].zero_grad(set_to_none=True)
@@ -243,11 +290,13 @@ class _Learner:
     def _fuse(self, keys: Iterable[str]) -> None:
         with torch.no_grad():
             for key in keys:
-                pre, post = (
-                    (self.masks[name][key], self.vectors[name][key], self.factors[name]) for name in self.vectors
-                )
-                torch.addcmul(self.pretrained[key], pre[0], pre[1], value=pre[2], out=self.student[key])
-                self.student[key].addcmul_(post[0], post[1], value=post[2])
+                student, base = self.student[key], self.pretrained[key]
+                if key in self.start.remainder:
+                    base = torch.add(base, self.start.remainder[key], out=student)
+                for name, vector in self.vectors.items():
+                    base = torch.addcmul(
+                        base, self.masks[name][key].value(), vector[key], value=self.factors[name], out=student
+                    )
 
 
 def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:

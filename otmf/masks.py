@@ -1,53 +1,175 @@
-"""Masks on a task vector: one learnable factor per element, row, column or tensor."""
+"""Masks on a task vector: learnable factors, one per element, row, column or tensor, few for a tensor, or one for few elements."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Granularity = Literal["element", "row", "column", "tensor"]
-Masks = dict[str, Tensor]
+Granularity = Literal["element", "row", "column", "tensor", "low_rank"]
 
 
-def new(vector: Mapping[str, Tensor], *, granularity: Granularity = "element") -> Masks:
-    """Masks of ones, shaped so that they broadcast against each tensor of a vector.
+@dataclass(frozen=True)
+class Shared:
+    """A mask whose factors broadcast against the tensor.
+
+    Attributes:
+        factors: shape as in `new`.
+    """
+
+    factors: Tensor
+
+    def value(self) -> Tensor:
+        """The factors, to be multiplied with the tensor; not a copy."""
+        return self.factors
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored, by the end of its name."""
+        return {"": self.factors}
+
+    def learned(self) -> list[Tensor]:
+        """What an optimiser changes."""
+        return [self.factors]
+
+    def pull_back(self, gradient: Tensor, vector: Tensor, factor: float) -> None:
+        """Sets the gradients of what is learned, from that with respect to factor * M (.) v, which it overwrites."""
+        product = gradient.mul_(vector)
+        product = product if product.shape == self.factors.shape else product.sum_to_size(self.factors.shape)
+        self.factors.grad = product.mul_(factor)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The mask 1 + L R of a tensor of shape (out, ...), its further dimensions taken as one.
+
+    Attributes:
+        left: L, shape (out, rank).
+        right: R, shape (rank, in).
+        shape: of the tensor.
+    """
+
+    left: Tensor
+    right: Tensor
+    shape: torch.Size
+
+    def value(self) -> Tensor:
+        """The factors, computed."""
+        return (self.left @ self.right).add_(1).view(self.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored, by the end of its name."""
+        return {".left": self.left, ".right": self.right}
+
+    def learned(self) -> list[Tensor]:
+        """What an optimiser changes."""
+        return [self.left, self.right]
+
+    def pull_back(self, gradient: Tensor, vector: Tensor, factor: float) -> None:
+        """As `Shared.pull_back`."""
+        product = gradient.mul_(vector).mul_(factor).view(len(self.left), -1)
+        self.left.grad, self.right.grad = product @ self.right.T, self.left.T @ product
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A mask with factors of their own for a few elements, one for all others.
+
+    Attributes:
+        positions: shape (k,), of the elements in the flattened tensor, in order.
+        factors: shape (k,).
+        shape: of the tensor.
+    """
+
+    positions: Tensor
+    factors: Tensor
+    shape: torch.Size
+
+    def value(self) -> Tensor:
+        """The factors of all elements, computed."""
+        return self.factors.new_ones(self.shape.numel()).index_copy_(0, self.positions, self.factors).view(self.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored, by the end of its name."""
+        return {".positions": self.positions, ".factors": self.factors}
+
+    def learned(self) -> list[Tensor]:
+        """What an optimiser changes."""
+        return [self.factors]
+
+    def pull_back(self, gradient: Tensor, vector: Tensor, factor: float) -> None:
+        """As `Shared.pull_back`."""
+        own = gradient.reshape(-1)[self.positions]
+        self.factors.grad = own.mul_(vector.reshape(-1)[self.positions]).mul_(factor)
+
+
+Mask = Shared | LowRank | Sparse
+Masks = dict[str, Mask]
+
+
+def new(vector: Mapping[str, Tensor], *, granularity: Granularity = "element", rank: int = 1, seed: int = 0) -> Masks:
+    """Masks of ones for the tensors of a vector.
 
     Args:
         vector: name -> tensor of any shape.
         granularity: `element` one factor per entry; `row` one per index of the first dimension; `column` one per index
-            of the last; `tensor` a single one. Tensors of fewer than two dimensions have one per entry with all but
-            `tensor`.
+            of the last; `tensor` a single one; `low_rank` the matrix 1 + L R of that rank, R zero and L drawn. Tensors of fewer than
+            two dimensions have one per entry with all but `tensor`.
+        rank: of `low_rank`.
+        seed: of what is drawn.
     """
-    return {
-        key: torch.ones(_shape(value.shape, granularity), dtype=value.dtype, device=value.device)
-        for key, value in vector.items()
-    }
+    generator = torch.Generator().manual_seed(seed)
+    return {key: _mask(value, granularity, rank, generator) for key, value in vector.items()}
 
 
-def pull_back(gradient: Tensor, vector: Tensor, shape: torch.Size) -> Tensor:
-    """The gradient with respect to a mask of `shape`, from the gradient with respect to M (.) v.
+def of_greatest(saliency: Mapping[str, Tensor], *, share: float) -> Masks:
+    """Sparse masks of ones for those elements of all tensors together whose saliency is greatest, at least one.
 
-    Overwrites `gradient`, which must not be used afterwards.
+    Args:
+        saliency: name -> tensor of the vector's shapes.
+        share: of the number of elements, above 0 and at most 1.
     """
-    product = gradient.mul_(vector)
-    return product if product.shape == shape else product.sum_to_size(shape)
+    sizes = torch.tensor([value.numel() for value in saliency.values()])
+    ends = sizes.cumsum(0)
+    count = max(1, round(share * int(ends[-1])))
+    found = torch.cat([value.reshape(-1) for value in saliency.values()]).topk(count).indices.sort().values
+    bounds = torch.searchsorted(found, torch.cat([ends - sizes, ends[-1:]]).to(found.device)).tolist()
+    masks: Masks = {}
+    for place, (key, value) in enumerate(saliency.items()):
+        own = found[bounds[place] : bounds[place + 1]] - int(ends[place] - sizes[place])
+        masks[key] = Sparse(own, value.new_ones(len(own)), value.shape)
+    return masks
 
 
-def summarise(masks: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+def parameters(masks: Mapping[str, Mask]) -> Iterator[Tensor]:
+    """All that is learned."""
+    for mask in masks.values():
+        yield from mask.learned()
+
+
+def summarise(masks: Mapping[str, Mask]) -> dict[str, dict[str, float]]:
     """For each tensor: mean, deviation, least and greatest factor, and the share of factors below zero."""
+    return {key: _summary(mask.value()) for key, mask in masks.items()}
+
+
+def _summary(factors: Tensor) -> dict[str, float]:
     return {
-        key: {
-            "mean": float(mask.mean()),
-            "deviation": float(mask.std(correction=0)),
-            "least": float(mask.min()),
-            "greatest": float(mask.max()),
-            "below_zero": float((mask < 0).float().mean()),
-        }
-        for key, mask in masks.items()
+        "mean": float(factors.mean()),
+        "deviation": float(factors.std(correction=0)),
+        "least": float(factors.min()),
+        "greatest": float(factors.max()),
+        "below_zero": float((factors < 0).float().mean()),
     }
+
+
+def _mask(value: Tensor, granularity: Granularity, rank: int, generator: torch.Generator) -> Mask:
+    if granularity == "low_rank" and value.ndim >= 2:
+        left = torch.randn(len(value), rank, generator=generator, dtype=torch.float64) / math.sqrt(rank)
+        return LowRank(left.to(value), value.new_zeros(rank, math.prod(value.shape[1:])), value.shape)
+    return Shared(torch.ones(_shape(value.shape, granularity), dtype=value.dtype, device=value.device))
 
 
 def _shape(shape: torch.Size, granularity: Granularity) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ SHARED_ONCE = frozenset(
 class Merge(Section):
     """What every method has.
 
+    code_version: of the method; it is raised where the same settings would merge otherwise, or be written otherwise.
     left_out: patterns of names whose tensors stay as they are in the model merged so far: embeddings or norms, say.
     seed: of all that is drawn.
     lines: the factors of the first and the last block of the merged vector, linear between; None: as it is merged.
@@ -150,15 +151,23 @@ class AdaMergingLayerWise(AdaMergingTaskWise):
 class Otmf(Merge):
     """As in `otmf.fusion`; the defaults are the preset `default`.
 
+    schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
+    rank: of `granularity: low_rank`.
+    share: of the elements of each vector, that have a mask with `granularity: sparse`.
     objective: as in `otmf.objectives`; those on predictions, `kl` and `entropy`, keep the heads of remembered inputs in the state.
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
 
+    code_version: Count = 6
     method: Literal["otmf"] = "otmf"
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8
     scale: Positive = 1.0
-    granularity: Literal["element", "row", "column", "tensor"] = "element"
+    schedule: Literal["constant", "running_mean", "norm_preserving"] = "constant"
+    start: Literal["ones", "closed_form", "null_space"] = "ones"
+    granularity: Literal["element", "row", "column", "tensor", "low_rank", "sparse"] = "element"
+    rank: Count = 1
+    share: Fraction = 0.005
     objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost", "exact_cost", "sliced_cost", "mmd", "mse", "l1", "kl",
                        "entropy"] = "sinkhorn_divergence"  # fmt: skip
     epsilon: Positive = 0.05
@@ -177,6 +186,14 @@ class Otmf(Merge):
         if self.reach is not None and self.objective != "sinkhorn_divergence":
             raise ValueError(
                 f"expected objective sinkhorn_divergence beside reach; received {self.objective}; leave out reach, or that objective"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _running_mean_is_convex(self) -> Otmf:
+        if self.schedule == "running_mean" and self.combination != "convex":
+            raise ValueError(
+                f"expected combination convex beside schedule running_mean; received {self.combination}; set that combination"
             )
         return self
 

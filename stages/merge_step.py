@@ -47,7 +47,12 @@ def main(line: _params.Line, name: str) -> Facts:
     }
     _files.write_json(line.merged(name) / "merged.json", position)
     learned = done.learned or fusion.Merged(done.vector)
-    tensors = {f"{side}.{key}": mask for side, found in learned.masks.items() for key, mask in found.items()}
+    tensors = {
+        f"{side}.{key}{part}": value
+        for side, found in learned.masks.items()
+        for key, mask in found.items()
+        for part, value in mask.tensors().items()
+    }
     checkpoints.save(tensors, line.masks(name) / "masks.safetensors")
     record = _record(name, step, done, learned, merged, tau)
     _files.write_json(line.trace(name), record)

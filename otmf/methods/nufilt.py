@@ -38,11 +38,16 @@ def _merged(arrival: _table.Arrival, *, learned: bool) -> _table.Outcome:
             continue
         D, new = _linear.oriented(key, merged), _linear.oriented(key, tau)
         old = directions(D, arrival.options.null_rank)
-        filtered = new - (new @ old) @ old.T
+        filtered = outside(new, old)
         if learned:
             filtered = filtered + _way_back(key, D, new, old, filtered, arrival.options)
         vector[key] = _linear.oriented(key, D + filtered).contiguous()
     return _table.Outcome(vector)
+
+
+def outside(weight: Tensor, directions: Tensor) -> Tensor:
+    """A weight (out, in) without what it does to inputs in the span of orthonormal directions (in, r)."""
+    return weight - (weight @ directions) @ directions.T
 
 
 def directions(weight: Tensor, rank: int) -> Tensor:

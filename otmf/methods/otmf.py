@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from otmf import fusion, objectives
-from otmf.methods import _kept_heads, _table
+import torch
+from torch import Tensor
+
+from otmf import fusion, merging, objectives, task_vectors
+from otmf.methods import _kept_heads, _linear, _table, nufilt, wudi
 
 
 def reads_first(options: object) -> bool:
@@ -16,7 +19,8 @@ def reads_first(options: object) -> bool:
 def step(arrival: _table.Arrival) -> _table.Outcome:
     """The fused vector with learned masks; the first task vector whole.
 
-    State: none; with an objective on predictions `head.<step>.weight` and `.bias`, the heads that memory needs.
+    State: none by default. With an objective on predictions `head.<step>.weight` and `.bias`, the heads that memory needs; with
+    `start: closed_form` WUDI's `gram.<key>` and `product.<key>`; with `schedule: norm_preserving` the sum `norm` of the task vectors' norms.
 
     Source: arXiv:2511.19561.
     """
@@ -28,6 +32,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     if reads_first(options):
         of_pre, of_post = _kept_heads.predictors(arrival)
         pre, post = pre and replace(pre, predictors=of_pre), replace(post, predictors=of_post)
+    start, sums = _start(arrival)
     learned = fusion.merge_step(
         arrival.pretrained,
         arrival.merged_vector,
@@ -36,9 +41,54 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
         pre=pre,
         post=post,
         options=options,
+        start=start,
         report=data.report if data else None,
     )
-    return _table.Outcome(learned.vector, state, learned)
+    return _table.Outcome(learned.vector, state | sums, learned)
+
+
+def _start(arrival: _table.Arrival) -> tuple[fusion.Start | None, dict[str, Tensor]]:
+    """Where a step begins with masks at one, and what the next step needs for that; None at the first step.
+
+    `schedule` says how much of D and tau: as `fusion.weights`; a running mean; or scaled so that the norm is the mean norm of the task
+    vectors so far. `start` then puts the weights of linear maps at WUDI's merge of all tasks so far (`closed_form`), or at D and what tau
+    does outside the leading directions of D (`null_space`), as METHODS have them by default; masks multiply D and tau all the same.
+    """
+    options, D, tau = arrival.options, arrival.merged_vector, arrival.task_vector
+    state: dict[str, Tensor] = {}
+    if options.schedule == "norm_preserving":
+        _require(arrival, "norm", "schedule: norm_preserving")
+        norm = torch.tensor(task_vectors.norm(tau), dtype=torch.float64)
+        state["norm"] = _table.added(arrival, "norm", norm)
+    merged: task_vectors.Vector = {}
+    if options.start == "closed_form":
+        _require(arrival, "gram.", "start: closed_form")
+        merged, sums = wudi.linear(arrival, ridge=merging.Wudi().ridge)
+        state |= sums
+    if D is None:
+        return None, state
+    if options.start == "null_space":
+        for key in tau:
+            if _linear.is_linear(key, tau[key]):
+                old, new = _linear.oriented(key, D[key]), _linear.oriented(key, tau[key])
+                filtered = nufilt.outside(new, nufilt.directions(old, merging.NullSpace().null_rank))
+                merged[key] = _linear.oriented(key, old + filtered)
+    a, b = fusion.weights(options)
+    if options.schedule == "running_mean":
+        a, b = (arrival.count - 1) / arrival.count, 1 / arrival.count
+    if options.schedule == "norm_preserving":
+        total = task_vectors.norm({key: a * D[key] + b * tau[key] for key in tau})
+        scale = float(state["norm"]) / arrival.count / total if total else 1.0
+        a, b = a * scale, b * scale
+    return fusion.Start((a, b), {key: merged[key] - a * D[key] - b * tau[key] for key in merged}), state
+
+
+def _require(arrival: _table.Arrival, mark: str, setting: str) -> None:
+    if arrival.count > 1 and not any(key.startswith(mark) for key in arrival.state):
+        raise ValueError(
+            f"expected what {arrival.count - 1} earlier steps left for {setting}; received nothing, as they were set otherwise; set it from "
+            "the first step on, or leave it out"
+        )
 
 
 def _no_features(state: object, inputs: object) -> None:

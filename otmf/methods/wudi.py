@@ -25,20 +25,28 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     Source: Cheng et al. (2025), arXiv:2503.08099; the closed form of its objective, with a ridge.
     """
     _table.require_state(arrival)
+    vector, state = linear(arrival, ridge=arrival.options.ridge)
+    for key, tau in arrival.task_vector.items():
+        if key not in vector:
+            state[f"sum.{key}"] = _table.added(arrival, f"sum.{key}", tau)
+            vector[key] = state[f"sum.{key}"] / arrival.count
+    return _table.Outcome({key: vector[key] for key in arrival.task_vector}, state)
+
+
+def linear(arrival: _table.Arrival, *, ridge: float) -> tuple[task_vectors.Vector, dict[str, Tensor]]:
+    """The merged weights of linear maps, and their running sums `gram.<key>` and `product.<key>` after adding the new vector."""
     vector: task_vectors.Vector = {}
     state: dict[str, Tensor] = {}
     for key, tau in arrival.task_vector.items():
         if not _linear.is_linear(key, tau):
-            state[f"sum.{key}"] = _table.added(arrival, f"sum.{key}", tau)
-            vector[key] = state[f"sum.{key}"] / arrival.count
             continue
         weight = _linear.oriented(key, tau).double()
         gram = weight.T @ weight / weight.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
         state[f"gram.{key}"] = _table.added(arrival, f"gram.{key}", gram)
         state[f"product.{key}"] = _table.added(arrival, f"product.{key}", weight @ gram)
-        merged = solve(state[f"gram.{key}"], state[f"product.{key}"], ridge=arrival.options.ridge)
+        merged = solve(state[f"gram.{key}"], state[f"product.{key}"], ridge=ridge)
         vector[key] = _linear.oriented(key, merged).to(tau.dtype)
-    return _table.Outcome(vector, state)
+    return vector, state
 
 
 def solve(gram: Tensor, product: Tensor, *, ridge: float) -> Tensor:

@@ -5,23 +5,81 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import masks
+from otmf import checkpoints, masks
 
 
 @pytest.mark.parametrize(
-    ("granularity", "shape"), [("element", (2, 3)), ("row", (2, 1)), ("column", (1, 3)), ("tensor", (1, 1))]
+    ("granularity", "shape"),
+    [("element", (2, 3)), ("row", (2, 1)), ("column", (1, 3)), ("tensor", (1, 1)), ("low_rank", (2, 3))],
 )
 def test_pulled_back_gradient_is_that_of_autograd(granularity, shape) -> None:
-    vector = {"a": torch.randn(2, 3, generator=torch.Generator().manual_seed(0))}
-    mask = masks.new(vector, granularity=granularity)["a"].requires_grad_()
-    assert tuple(mask.shape) == shape
+    vector = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    mask = masks.new({"a": vector}, granularity=granularity, rank=2)["a"]
+    assert tuple(mask.value().shape) == shape
+    assert bool((mask.value() == 1).all())
+    own = mask.learned()
+    with torch.no_grad():
+        for tensor in own:
+            tensor.add_(0.1)
+    leaves = [tensor.clone().requires_grad_() for tensor in own]
     outer = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
-    ((mask * vector["a"]) * outer).sum().backward()
-    torch.testing.assert_close(masks.pull_back(outer.clone(), vector["a"], mask.shape), mask.grad)
+    value = leaves[0] if len(leaves) == 1 else 1 + leaves[0] @ leaves[1]
+    (0.7 * (value * vector) * outer).sum().backward()
+    mask.pull_back(outer.clone(), vector, 0.7)
+    for tensor, leaf in zip(own, leaves, strict=True):
+        torch.testing.assert_close(tensor.grad, leaf.grad)
+
+
+def test_sparse_masks_are_those_of_the_greatest_saliency_of_all_tensors_together() -> None:
+    saliency = {"a": torch.tensor([[1.0, 9.0], [2.0, 3.0]]), "b": torch.zeros(2, 2, 2), "c": torch.tensor([8.0, 4.0])}
+    found = masks.of_greatest(saliency, share=3 / 14)
+    assert {key: mask.positions.tolist() for key, mask in found.items()} == {"a": [1], "b": [], "c": [0, 1]}
+    assert all(
+        bool((mask.value() == 1).all()) and mask.value().shape == saliency[key].shape for key, mask in found.items()
+    )
+    found["a"].factors.fill_(5)
+    assert found["a"].value().tolist() == [[1, 5], [1, 1]]
+    vector, outer = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 10.0], [1.0, 1.0]])
+    found["a"].pull_back(outer, vector, 0.5)
+    assert found["a"].factors.grad.tolist() == [10.0]
+    found["b"].pull_back(torch.ones(2, 2, 2), torch.ones(2, 2, 2), 1)
+    assert found["b"].factors.grad.shape == (0,)
+
+
+def test_sparse_masks_are_at_least_one_and_at_most_all() -> None:
+    saliency = {"a": torch.rand(3, 4), "b": torch.rand(5)}
+    assert [len(list(masks.of_greatest(saliency, share=share)[key].positions)) for share in (1.0,) for key in "ab"] == [
+        12,
+        5,
+    ]
+    assert sum(len(mask.positions) for mask in masks.of_greatest(saliency, share=0.0).values()) == 1
+
+
+def test_what_is_stored_is_read_again(tmp_path) -> None:
+    saliency = {"a": torch.rand(3, 4), "b": torch.zeros(5)}
+    stored = {
+        f"{key}{part}": value
+        for key, mask in masks.of_greatest(saliency, share=0.2).items()
+        for part, value in mask.tensors().items()
+    }
+    checkpoints.save(stored, tmp_path / "masks.safetensors")
+    found = checkpoints.load(tmp_path / "masks.safetensors")
+    assert set(found) == {"a.positions", "a.factors", "b.positions", "b.factors"}
+    assert all(torch.equal(found[key], stored[key]) for key in found)
+
+
+def test_low_rank_takes_further_dimensions_as_one_and_leaves_vectors_whole() -> None:
+    vector = {"kernel": torch.ones(4, 3, 2, 2), "bias": torch.ones(5)}
+    found = masks.new(vector, granularity="low_rank", rank=2, seed=3)
+    assert [tuple(value.shape) for value in masks.parameters(found)] == [(4, 2), (2, 12), (5,)]
+    assert found["kernel"].value().shape == (4, 3, 2, 2)
+    again, other = (masks.new(vector, granularity="low_rank", rank=2, seed=seed)["kernel"] for seed in (3, 4))
+    assert torch.equal(again.left, found["kernel"].left)
+    assert not torch.equal(other.left, found["kernel"].left)
 
 
 def test_summary_of_a_mask() -> None:
-    found = masks.summarise({"a": torch.tensor([-1.0, 1.0, 3.0, 1.0])})["a"]
+    found = masks.summarise({"a": masks.Shared(torch.tensor([-1.0, 1.0, 3.0, 1.0]))})["a"]
     assert found == {
         "mean": 1.0,
         "deviation": pytest.approx(2**0.5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import objectives, task_vectors
+from otmf import objectives, settings, task_vectors
 from tests.otmf.methods.test_adamerging import Line
 
 
@@ -70,3 +70,66 @@ def test_no_head_is_refused(backbone) -> None:
         ValueError, match="expected unlabelled inputs and the head of the new task for method otmf; received none"
     ):
         line.step(1)
+
+
+def test_running_mean_is_the_mean_of_all_vectors_with_masks_at_one(backbone) -> None:
+    line = Line(backbone, combination="convex", schedule="running_mean", steps=0)
+    for count in (1, 2, 3):
+        line.step(count)
+    for key in line.merged:
+        torch.testing.assert_close(line.merged[key], sum(line.expert(count)[key] for count in (1, 2, 3)) / 3)
+
+
+@pytest.mark.parametrize("combination", ["sum", "convex"])
+def test_norm_preserving_has_the_mean_norm_of_the_task_vectors(backbone, combination) -> None:
+    line = Line(backbone, combination=combination, schedule="norm_preserving", steps=0)
+    for count in (1, 2, 3):
+        before = line.merged
+        line.step(count)
+    norms = [task_vectors.norm(line.expert(count)) for count in (1, 2, 3)]
+    assert task_vectors.norm(line.merged) == pytest.approx(sum(norms) / 3)
+    a, b = (1.0, 1.0) if combination == "sum" else (0.8, 0.2)
+    direction = {key: a * before[key] + b * line.expert(3)[key] for key in before}
+    assert task_vectors.cosine(line.merged, direction) == pytest.approx(1)
+
+
+def test_closed_form_start_is_wudi_for_linear_maps_and_the_sum_for_all_else(backbone) -> None:
+    line, wudi = Line(backbone, start="closed_form", steps=0), Line(backbone, method="wudi")
+    for count in (1, 2, 3):
+        before = line.merged
+        line.step(count)
+        wudi.step(count)
+    linear = {key.removeprefix("method.wudi.gram.") for key in wudi.state if ".gram." in key}
+    assert linear
+    for key, value in line.merged.items():
+        expected = wudi.merged[key] if key in linear else before[key] + line.expert(3)[key]
+        torch.testing.assert_close(value, expected)
+
+
+def test_null_space_start_is_that_method_for_linear_maps(backbone) -> None:
+    line, other = Line(backbone, start="null_space", steps=0), Line(backbone, method="null_space")
+    for count in (1, 2):
+        line.step(count)
+        other.step(count)
+    for key, value in line.merged.items():
+        linear = value.ndim == 2 and "embedding" not in key
+        torch.testing.assert_close(value, other.merged[key] if linear else line.expert(1)[key] + line.expert(2)[key])
+
+
+@pytest.mark.parametrize("values", [{"start": "closed_form"}, {"schedule": "norm_preserving"}])
+def test_start_whose_sums_were_not_kept_is_refused(backbone, values) -> None:
+    line = Line(backbone, steps=1)
+    line.step(1)
+    line.values = {**values, "steps": 1}
+    with pytest.raises(
+        ValueError,
+        match="expected what 1 earlier steps left for .*; received nothing, .*; set it from the first step on",
+    ):
+        line.step(2)
+
+
+def test_running_mean_of_a_sum_is_refused() -> None:
+    with pytest.raises(
+        settings.SettingsError, match="expected combination convex beside schedule running_mean; received sum"
+    ):
+        settings.merge("default", {"schedule": "running_mean"})
