@@ -107,7 +107,7 @@ def run(planned: Plan, *, workers: int | None, cluster: str | None) -> Path:
         WorkspaceError: naming the runs that failed, once all others are done; what is done is kept.
     """
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(planned.folder):
+    with alone(planned.folder):
         for part in (planned.folder / "rows").glob("*.part"):
             part.unlink()
         if planned.left or bench_rows.REFERENCES not in planned.finished:
@@ -280,7 +280,7 @@ def _estimate(run: protocol.Run, taken: dict[str, float], params: settings.Param
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     try:
         with FileLock(folder / LOCK, timeout=0):
             yield

@@ -61,6 +61,10 @@ def bench(
     line: Annotated[
         Path | None, typer.Option(help="Folder of the line; the one that CONFIG names otherwise, or this one.")
     ] = None,
+    peer: Annotated[
+        bool,
+        typer.Option("--peer", help="Instead compare our methods with FusionBench's on those tasks (extra `peer`)."),
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only print the runs and the minutes they may take.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of this machine; one for each core otherwise.")
@@ -74,6 +78,11 @@ def bench(
 
     with clear_failures():
         found = comparison.plan(config, results, line)
+        if peer and not plan:
+            from flows import bench_peer
+
+            out.print(bench_peer.run(found).read_text(encoding="utf-8"), markup=False)
+            return
         if plan:
             out.print(comparison.table(found, workers))
             out.print(comparison.summary(found, workers))

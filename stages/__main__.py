@@ -18,6 +18,7 @@ NAMES = (
     "evaluate",
     "compare",
     "bench",
+    "peer",
     "predict",
     "serve",
     "export",

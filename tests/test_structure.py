@@ -42,6 +42,7 @@ DOORS = {
     "transformers": {"otmf/backbones/text.py"},
     "tokenizers": {"otmf/backbones/text.py"},
     "ot": {"otmf/transport.py"},
+    "fusion_bench": {"stages/_peer.py"},
     "cyclonedx": {"flows/bom.py"},
     "openlineage": {"flows/openlineage.py"},
     "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},

@@ -40,7 +40,7 @@ METHODS: dict[str, Method] = {
     "dop": Method(dop.step, sees="nothing", source="openreview:zD5cUX67b9"),
     "iso_c": Method(iso.step, sees="nothing", source="arXiv:2502.04959"),
     "tsv_m": Method(tsv_m.step, sees="nothing", source="arXiv:2412.00081", joint=tsv_m.joint),
-    "wudi": Method(wudi.step, sees="nothing", source="arXiv:2503.08099"),
+    "wudi": Method(wudi.step, sees="nothing", source="arXiv:2503.08099", joint=wudi.joint),
     "adamerging_task_wise": Method(
         adamerging.task_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=_always
     ),

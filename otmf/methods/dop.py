@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otmf import merging
-from otmf.methods import _linear, _table
+from otmf import linear_maps, merging
+from otmf.methods import _table
 
 _TINY = 1e-8
 
@@ -25,7 +25,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     vector = {}
     for key, tau in arrival.task_vector.items():
         merged = arrival.merged_vector[key]
-        vector[key] = _pulled(merged, tau, arrival.options) if _linear.is_linear(key, tau) else (merged + tau) / 2
+        vector[key] = _pulled(merged, tau, arrival.options) if linear_maps.is_linear(key, tau) else (merged + tau) / 2
     return _table.Outcome(vector)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otmf import task_vectors
-from otmf.methods import _linear, _table
+from otmf import linear_maps, task_vectors
+from otmf.methods import _table
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
@@ -30,4 +30,4 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
 def isotropic(total: Tensor) -> Tensor:
     """The matrix with its singular values replaced by their mean; directions whose singular value is zero stay out."""
     left, values, right = torch.linalg.svd(total, full_matrices=False)
-    return values.mean() * (left * _linear.nonzero(values, total)) @ right
+    return values.mean() * (left * linear_maps.nonzero(values, total)) @ right

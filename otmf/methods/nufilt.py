@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otmf import merging
-from otmf.methods import _linear, _table
+from otmf import linear_maps, merging
+from otmf.methods import _table
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
@@ -33,15 +33,15 @@ def _merged(arrival: _table.Arrival, *, learned: bool) -> _table.Outcome:
     vector = {}
     for key, tau in arrival.task_vector.items():
         merged = arrival.merged_vector[key]
-        if not _linear.is_linear(key, tau):
+        if not linear_maps.is_linear(key, tau):
             vector[key] = merged + (tau - merged) / arrival.count
             continue
-        D, new = _linear.oriented(key, merged), _linear.oriented(key, tau)
+        D, new = linear_maps.oriented(key, merged), linear_maps.oriented(key, tau)
         old = directions(D, arrival.options.null_rank)
         filtered = outside(new, old)
         if learned:
             filtered = filtered + _way_back(key, D, new, old, filtered, arrival.options)
-        vector[key] = _linear.oriented(key, D + filtered).contiguous()
+        vector[key] = linear_maps.oriented(key, D + filtered).contiguous()
     return _table.Outcome(vector)
 
 
@@ -53,7 +53,7 @@ def outside(weight: Tensor, directions: Tensor) -> Tensor:
 def directions(weight: Tensor, rank: int) -> Tensor:
     """The leading right singular vectors (in, r) of a weight (out, in), at most `rank`, none whose singular value is zero."""
     _, values, right = torch.linalg.svd(weight, full_matrices=False)
-    return right[:rank][_linear.nonzero(values, weight)[:rank]].T
+    return right[:rank][linear_maps.nonzero(values, weight)[:rank]].T
 
 
 def _way_back(key: str, D: Tensor, tau: Tensor, old: Tensor, filtered: Tensor, options: merging.Nufilt) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otmf import task_vectors
-from otmf.methods import _linear, _table
+from otmf import linear_maps, task_vectors
+from otmf.methods import _table
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
@@ -26,7 +26,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     total = {}
     for key, tau in arrival.task_vector.items():
         merged = arrival.merged_vector[key]
-        added = project(merged, tau, arrival.options.threshold) if _linear.is_linear(key, tau) else tau
+        added = project(merged, tau, arrival.options.threshold) if linear_maps.is_linear(key, tau) else tau
         total[key] = merged * float(scale) + added
     mean, norm = float(norms) / arrival.count, task_vectors.norm(total)
     if mean > 0 and norm > 0:
@@ -51,7 +51,7 @@ def project(merged: Tensor, tau: Tensor, threshold: float) -> Tensor:
         return tau
     share = values.cumsum(dim=0) / values.sum()
     rank = int((share > threshold).nonzero()[0])
-    removed = torch.diag(_linear.nonzero(values, merged).to(tau.dtype))
+    removed = torch.diag(linear_maps.nonzero(values, merged).to(tau.dtype))
     removed[:rank, :rank] = 1
     within = left.T @ tau @ right.T
     return tau - left @ (removed * within) @ right

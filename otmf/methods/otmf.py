@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from otmf import fusion, merging, objectives, task_vectors
-from otmf.methods import _kept_heads, _linear, _table, nufilt, wudi
+from otmf import fusion, linear_maps, merging, objectives, task_vectors
+from otmf.methods import _kept_heads, _table, nufilt, wudi
 
 
 def reads_first(options: object) -> bool:
@@ -69,10 +69,10 @@ def _start(arrival: _table.Arrival) -> tuple[fusion.Start | None, dict[str, Tens
         return None, state
     if options.start == "null_space":
         for key in tau:
-            if _linear.is_linear(key, tau[key]):
-                old, new = _linear.oriented(key, D[key]), _linear.oriented(key, tau[key])
+            if linear_maps.is_linear(key, tau[key]):
+                old, new = linear_maps.oriented(key, D[key]), linear_maps.oriented(key, tau[key])
                 filtered = nufilt.outside(new, nufilt.directions(old, merging.NullSpace().null_rank))
-                merged[key] = _linear.oriented(key, old + filtered)
+                merged[key] = linear_maps.oriented(key, old + filtered)
     a, b = fusion.weights(options)
     if options.schedule == "running_mean":
         a, b = (arrival.count - 1) / arrival.count, 1 / arrival.count

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from otmf import layer_inputs, task_vectors
-from otmf.methods import _linear, _table
+from otmf import layer_inputs, linear_maps, task_vectors
+from otmf.methods import _table
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
@@ -47,9 +47,9 @@ def _merged(arrival: _table.Arrival, weigh: Callable[[Tensor], Tensor], *, coeff
             state[f"sum.{key}"] = _table.added(arrival, f"sum.{key}", tau)
             vector[key] = state[f"sum.{key}"] * (coefficient / arrival.count)
             continue
-        weight, gram = _linear.oriented(key, tau).double(), weigh(grams[key])
+        weight, gram = linear_maps.oriented(key, tau).double(), weigh(grams[key])
         state[f"gram.{key}"] = _table.added(arrival, f"gram.{key}", gram)
         state[f"product.{key}"] = _table.added(arrival, f"product.{key}", weight @ gram)
         merged = state[f"product.{key}"] @ torch.linalg.pinv(state[f"gram.{key}"], hermitian=True)
-        vector[key] = _linear.oriented(key, coefficient * merged).to(tau.dtype).contiguous()
+        vector[key] = linear_maps.oriented(key, coefficient * merged).to(tau.dtype).contiguous()
     return _table.Outcome(vector, state)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from otmf import merging, methods
-from otmf.methods import opcm, ties, tsv_m
+from otmf.methods import opcm, ties, tsv_m, wudi
 from tests.otmf.methods.test_methods import KEYS, VECTORS, assert_equal, stream
 
 LINEAR = ("block.weight", "proj")
@@ -211,5 +211,22 @@ def test_dop_goes_down_its_balanced_loss() -> None:
     )
 
 
+def test_joint_wudi_is_adam_from_the_sum_as_published() -> None:
+    found = wudi.joint(VECTORS, merging.Wudi())
+    for key in KEYS:
+        mean = sum(vector[key] for vector in VECTORS) / len(VECTORS)
+        if key not in LINEAR:
+            torch.testing.assert_close(found[key], mean, atol=1e-10, rtol=1e-10)
+            continue
+        taus = [vector[key].T if key == "proj" else vector[key] for vector in VECTORS]
+        m = torch.stack(taus).sum(0).requires_grad_()
+        adam = torch.optim.Adam([m], lr=1e-5)
+        for _ in range(300):
+            adam.zero_grad()
+            sum(((m - tau) @ tau.T).square().sum() / tau.square().sum() for tau in taus).backward()
+            adam.step()
+        torch.testing.assert_close(found[key], m.T if key == "proj" else m, atol=1e-10, rtol=1e-10)
+
+
 def test_joint_forms_are_of_methods_whose_chain_is_another_merge() -> None:
-    assert {name for name, method in methods.METHODS.items() if method.joint} == {"ties", "tsv_m"}
+    assert {name for name, method in methods.METHODS.items() if method.joint} == {"ties", "tsv_m", "wudi"}

@@ -7,8 +7,7 @@ import itertools
 import pytest
 import torch
 
-from otmf import merging, methods, settings, task_vectors
-from otmf.methods import _linear
+from otmf import linear_maps, merging, methods, settings, task_vectors
 
 KEYS = {
     "block.weight": (6, 4),
@@ -149,7 +148,7 @@ def test_otmf_without_inputs_is_refused() -> None:
 
 
 def test_linear_weights_are_told_from_embeddings() -> None:
-    assert [key for key in KEYS if _linear.is_linear(key, VECTORS[0][key])] == ["block.weight", "proj"]
+    assert [key for key in KEYS if linear_maps.is_linear(key, VECTORS[0][key])] == ["block.weight", "proj"]
 
 
 def test_vectors_of_unlike_models_do_not_add_up() -> None:
