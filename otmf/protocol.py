@@ -16,7 +16,7 @@ from otmf import cards, merging, settings
 from otmf._section import Section, Seed
 
 ORDERS = tuple(range(42, 52))
-JOINT = ("ties", "tsv_m")  # methods whose merge of all tasks at once is another one
+JOINT = ("ties", "tsv_m", "wudi")  # methods whose merge of all tasks at once is another one
 
 
 class DataRule(Section):
