@@ -1,9 +1,11 @@
 """The chain on real images: a line, its base and its cards, made from a folder of npz files. No code of its own.
 
     python -m tests.pipeline.real DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
+        [--only-experts]
 
 DATA_FOLDER holds mnist.npz, eurosat.npz, ... and pretrain_tiny_imagenet.npz; LINE_FOLDER is made, outside any
-repository, as the data may not be copied into one.
+repository, as the data may not be copied into one. With --only-experts the tasks are merged by running sums, which is quick, and nothing is
+compared: a line for `otmf bench`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ BACKBONE = Path(__file__).resolve().parents[2] / "data/backbones/vit_small_32.js
 
 
 def prepare(
-    data: Path, folder: Path, *, tasks: tuple[str, ...] = TASKS, epochs: int = 25, threads: int = 1
+    data: Path,
+    folder: Path,
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    epochs: int = 25,
+    threads: int = 1,
+    merge: dict[str, str] | None = None,
 ) -> tuple[Path, list[Path]]:
     """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
 
@@ -48,6 +56,7 @@ def prepare(
             "split": {"held_back": HELD_BACK, "unlabelled": 0.165},
             "head": {"images_per_class": 1, "scale": 20},
             "finetune": {"epochs": 6, "learning_rate": 0.0005, "batch_size": 64, **varied},
+            "merge": merge or {},
         },
         "tasks": {},
         "steps": {},
@@ -65,7 +74,7 @@ def prepare(
 
 def arguments(
     description: str, *, tasks: int, epochs: int, orders: int = 3, trained_orders: int = 3
-) -> argparse.Namespace:
+) -> argparse.ArgumentParser:
     """The command line of a script that makes a line of real data."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -75,7 +84,13 @@ def arguments(
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--orders", type=int, default=orders)
     parser.add_argument("--trained-orders", type=int, default=trained_orders)
-    return parser.parse_args()
+    parser.add_argument("--only-experts", action="store_true")
+    return parser
+
+
+def quick(given: argparse.Namespace) -> dict[str, str]:
+    """How a line merges whose experts alone are wanted."""
+    return {"method": "wudi"} if given.only_experts else {}
 
 
 def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str) -> None:
@@ -86,7 +101,7 @@ def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str)
     commands = [init, *(["onboard", str(card), "--line", str(line)] for card in cards)]
     orders = ["--orders", str(given.orders), "--trained-orders", str(given.trained_orders)]
     commands += [
-        ["compare", *orders, "--line", str(line)],
+        *([] if given.only_experts else [["compare", *orders, "--line", str(line)]]),
         *([name, "--line", str(line)] for name in ("report", "status")),
     ]
     for command in commands:
@@ -95,10 +110,15 @@ def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str)
 
 
 def main() -> None:
-    given = arguments(__doc__, tasks=len(TASKS), epochs=25)
+    given = arguments(__doc__, tasks=len(TASKS), epochs=25).parse_args()
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
-        given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
+        given.data.resolve(),
+        materials,
+        tasks=TASKS[: given.tasks],
+        epochs=given.epochs,
+        threads=given.threads,
+        merge=quick(given),
     )
     run(given, base, cards, "--backbone", str(BACKBONE))
 

