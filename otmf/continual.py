@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -46,7 +46,7 @@ class Step:
     """What a step gives: the merged vector, the state the next step needs, and what was seen and learned.
 
     `dissimilarity`: how far the new model's features of its own images are from those of the model merged so far, as in
-    `transport.dissimilarity`; None at the first step and for a method that may see no input.
+    `transport.dissimilarity`; None at the first step and for a method that may see no input. `notes`: what the method says of the step.
     """
 
     vector: task_vectors.Vector
@@ -54,6 +54,7 @@ class Step:
     saw: dict[str, Any]
     learned: fusion.Merged | None
     dissimilarity: float | None = None
+    notes: dict[str, float] = field(default_factory=dict)
 
 
 def advance(
@@ -137,7 +138,7 @@ def _done(
     if options.lines is not None:
         vector = layer_scaling.scaled(vector, _factors(vector, options.lines))
         state[LINES] = torch.tensor(options.lines, dtype=torch.float64)
-    return Step(vector, state, saw, outcome.learned, dissimilarity)
+    return Step(vector, state, saw, outcome.learned, dissimilarity, outcome.notes)
 
 
 def _factors(vector: Mapping[str, Tensor], lines: Sequence[float]) -> dict[str, float]:

@@ -5,13 +5,15 @@ Symbols: theta0 pretrained state, D merged vector so far (*pre*), tau task vecto
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from otmf import masks, objectives, settings, task_vectors, transport
+from otmf import curvature, masks, objectives, settings, task_vectors, transport
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 GROUP_BYTES = 4 << 20
@@ -65,6 +67,19 @@ class Start:
     remainder: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Retention:
+    """What a step's change of the merged vector costs the old tasks, without their inputs.
+
+    Attributes:
+        curvature: of their predictions.
+        weight: of the cost beside the losses of both sides.
+    """
+
+    curvature: curvature.Curvature
+    weight: float
+
+
 def weights(options: settings.Otmf) -> tuple[float, float]:
     """The factors of M_pre (.) D and M_post (.) tau: (alpha, 1 - alpha) if convex, (1, scale) if a sum."""
     return (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
@@ -106,6 +121,7 @@ def merge_step(
     post: Side | None,
     options: settings.Otmf,
     start: Start | None = None,
+    retention: Retention | None = None,
     report: Report | None = None,
 ) -> Merged:
     """One merge: the new task vector fused into the merged vector, with masks learned by matching features.
@@ -122,6 +138,7 @@ def merge_step(
         pre, post: what the two sides are trained on; None where that side may see nothing.
         options: all settings of the step.
         start: where the masks at one begin; None: as `weights` says.
+        retention: what a change of D costs; None: nothing.
         report: called after each optimiser step with its number and the loss of each side it took.
 
     Raises:
@@ -139,6 +156,7 @@ def merge_step(
         features=features,
         options=options,
         start=start or Start(weights(options)),
+        retention=retention,
         sides={name: side for name, side in (("pre", pre), ("post", post)) if side is not None},
     )
     before = learner.costs()
@@ -165,11 +183,12 @@ class _Learner:
         features: Features,
         options: settings.Otmf,
         start: Start,
+        retention: Retention | None,
         sides: dict[str, Side],
     ) -> None:
         self.pretrained, self.features, self.options, self.sides = pretrained, features, options, sides
         self.vectors = {"pre": merged_vector, "post": task_vector}
-        self.start = start
+        self.start, self.retention = start, retention
         self.sparse = options.granularity == "sparse"
         self.masks = {
             name: masks.new(
@@ -213,6 +232,7 @@ class _Learner:
                 continue
             losses = {name: self._loss(name, next(batches[name])) for name in active}
             updated = active if self.options.alternate else ("pre", "post")
+            self._set_rate(optimisers, step)
             self._update(torch.stack(list(losses.values())).sum(), updated, groups, optimisers)
             values = {name: _finite(float(loss.detach()), name, step) for name, loss in losses.items()}
             trace += [{"step": step, "side": name, "loss": value} for name, value in values.items()]
@@ -279,6 +299,8 @@ class _Learner:
                 gradient = gradients.pop(key)
                 if gradient is None:  # the features do not depend on it: its masks stay at 1
                     continue
+                if self.retention is not None:
+                    gradient = gradient.add(self._pull(key), alpha=self.retention.weight)
                 for name in names:
                     own = gradient if name == names[-1] else gradient.clone()
                     self.masks[name][key].pull_back(own, self.vectors[name][key], self.factors[name])
@@ -286,6 +308,17 @@ class _Learner:
                 optimisers[name][place].step()
                 optimisers[name][place].zero_grad(set_to_none=True)
             self._fuse(group)
+
+    def _pull(self, key: str) -> Tensor:
+        """The gradient of what the change of D costs, with respect to a tensor of the student."""
+        change = self.student[key].detach() - self.pretrained[key] - self.vectors["pre"][key]
+        return self.retention.curvature.slope(key, change)
+
+    def _set_rate(self, optimisers: Mapping[str, list[torch.optim.Adam]], step: int) -> None:
+        if self.options.decay == "cosine":
+            rate = self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.options.steps))
+            for optimiser in itertools.chain(*optimisers.values()):
+                optimiser.param_groups[0]["lr"] = rate
 
     def _fuse(self, keys: Iterable[str]) -> None:
         with torch.no_grad():

@@ -152,6 +152,13 @@ class Otmf(Merge):
     """As in `otmf.fusion`; the defaults are the preset `default`.
 
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
+    retention: how much a change of the merged model's predictions on old tasks counts, as `otmf.curvature` foretells it from what earlier
+        steps kept in place of their inputs; in units of `objective`, best `logits`. 0: nothing is kept for it.
+    largest_damage: of what old tasks' fine-tuning did to their predictions, the share that a step's start may be foretold to undo; the
+        start keeps so much of the new task as stays below. None: no bound.
+    probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
+    damping: of `start: curvature`.
+    decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
     share: of the elements of each vector, that have a mask with `granularity: sparse`.
     objective: as in `otmf.objectives`; those on predictions, `kl` and `entropy`, keep the heads of remembered inputs in the state.
@@ -164,22 +171,33 @@ class Otmf(Merge):
     alpha: Fraction = 0.8
     scale: Positive = 1.0
     schedule: Literal["constant", "running_mean", "norm_preserving"] = "constant"
-    start: Literal["ones", "closed_form", "null_space"] = "ones"
+    start: Literal["ones", "closed_form", "null_space", "curvature"] = "ones"
+    retention: Annotated[float, Field(ge=0)] = 0.0
+    largest_damage: Positive | None = None
+    probes: Count = 2
+    gradient_batch: Count = 32
+    damping: Positive = 1e-2
     granularity: Literal["element", "row", "column", "tensor", "low_rank", "sparse"] = "element"
     rank: Count = 1
     share: Fraction = 0.005
-    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost", "exact_cost", "sliced_cost", "mmd", "mse", "l1", "kl",
-                       "entropy"] = "sinkhorn_divergence"  # fmt: skip
+    objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost", "exact_cost", "sliced_cost", "mmd", "mse", "l1", "logits",
+                       "kl", "entropy"] = "sinkhorn_divergence"  # fmt: skip
     epsilon: Positive = 0.05
     reach: Positive | None = None
     alternate: bool = False
     steps: Annotated[int, Field(ge=0)] = 100
     learning_rate: Positive = 0.02
+    decay: Literal["none", "cosine"] = "none"
     batch_size: Annotated[int, Field(ge=2)] = 16
     pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
     memory_size: Annotated[int, Field(ge=0)] = 300
     remember_targets: bool = True
     unlabelled_images: Count = 300
+
+    @property
+    def keeps_curvature(self) -> bool:
+        """Whether a step leaves the curvature of its task for the next ones."""
+        return self.start == "curvature" or self.retention > 0 or self.largest_damage is not None
 
     @model_validator(mode="after")
     def _reach_is_of_the_divergence(self) -> Otmf:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from otmf import heads, transport
 
 Objective = Callable[[Tensor, Tensor, "Predictors"], Tensor]
-ON_PREDICTIONS = frozenset(("kl", "entropy"))
+ON_PREDICTIONS = frozenset(("logits", "kl", "entropy"))
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,29 @@ class Predictors:
     Attributes:
         heads: one for each task in the batch.
         place: shape (n,), which of them each row has; None where all rows have the first.
+        units: of each task, how far its fine-tuning moved centred logits; what `logits` counts in. None: 1 for all.
     """
 
     heads: Sequence[heads.Head] = ()
     place: Tensor | None = None
+    units: Sequence[float] | None = None
 
     def __getitem__(self, rows: Tensor) -> Predictors:
-        return Predictors(self.heads, None if self.place is None else self.place[rows])
+        return Predictors(self.heads, None if self.place is None else self.place[rows], self.units)
+
+    def centred(self, student: Tensor, targets: Tensor) -> Tensor:
+        """The mean over rows of the squared distance of centred logits, each in the unit of its task.
+
+        Raises:
+            ValueError: if there is no head.
+        """
+
+        def loss(number: int, own: Tensor, given: Tensor) -> Tensor:
+            unit = self.units[number] if self.units else 1.0
+            apart = centred(self.heads[number], own) - centred(self.heads[number], given)
+            return apart.square().sum(dim=-1).mean() / unit
+
+        return self._mean(loss, student, targets)
 
     def mean(self, loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, targets: Tensor) -> Tensor:
         """The mean over rows of a loss on (n, classes) logits of student and teacher, each row under its own head.
@@ -41,19 +57,36 @@ class Predictors:
         Raises:
             ValueError: if there is no head.
         """
+
+        def own_head(number: int, own: Tensor, given: Tensor) -> Tensor:
+            return loss(self.heads[number].logits(own), self.heads[number].logits(given))
+
+        return self._mean(own_head, student, targets)
+
+    def _mean(self, loss: Callable[[int, Tensor, Tensor], Tensor], student: Tensor, targets: Tensor) -> Tensor:
         if not self.heads:
             raise ValueError(
                 "expected the heads of the inputs for an objective on predictions; received none; choose an objective on features"
             )
         parts = []
-        for number, head in enumerate(self.heads):
+        for number in range(len(self.heads)):
             rows = slice(None) if self.place is None else self.place == number
             own = student[rows]
             if len(own):
-                parts.append(loss(head.logits(own), head.logits(targets[rows])) * (len(own) / len(student)))
+                parts.append(loss(number, own, targets[rows]) * (len(own) / len(student)))
             if self.place is None:
                 break
         return torch.stack(parts).sum()
+
+
+def centred(head: heads.Head, features: Tensor) -> Tensor:
+    """What a head tells classes apart by: logits (n, classes) of features (n, d) less their mean, without bias, at unit scale.
+
+    The scale is the mean length of the head's class vectors, so that heads of other temperatures count alike.
+    """
+    length = head.weight.norm(dim=1).mean().clamp_min(torch.finfo(head.weight.dtype).tiny)
+    weight = (head.weight - head.weight.mean(dim=0)) / length
+    return functional.linear(functional.normalize(features, dim=-1), weight.to(features.dtype))
 
 
 def mmd(student: Tensor, targets: Tensor) -> Tensor:
@@ -119,6 +152,8 @@ def chosen(name: str, *, epsilon: float, reach: float | None, seed: int) -> Obje
         reach: of `sinkhorn_divergence`, in units of the mean cost; None: balanced.
         seed: of the directions of `sliced_cost`, other ones at each call.
     """
+    if name == "logits":
+        return lambda student, targets, predictors: predictors.centred(student, targets)
     if name == "kl":
         return lambda student, targets, predictors: predictors.mean(kl, student, targets)
     if name == "entropy":

@@ -105,6 +105,7 @@ def _record(
         "cost_before": learned.cost_before,
         "cost_after": learned.cost_after,
         "trace": learned.trace,
+        **({"notes": done.notes} if done.notes else {}),
         "masks": {side: masks.summarise(found) for side, found in learned.masks.items()},
     }
 

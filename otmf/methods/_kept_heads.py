@@ -1,24 +1,22 @@
-"""Heads that a method keeps in its state, so that remembered inputs can be scored: `head.<step>.weight` and `head.<step>.bias`."""
+"""Heads that a method keeps in its state, so that remembered inputs can be scored: `head.<step>.weight` and `head.<step>.bias`; and, where
+it counts in units of tasks, `head.<step>.unit`."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from otmf import heads, objectives
 from otmf.methods import _table
 
 
-def kept(arrival: _table.Arrival) -> dict[str, Tensor]:
+def kept(arrival: _table.Arrival, unit: float | None = None) -> dict[str, Tensor]:
     """The state after this step: the heads kept so far and that of the new task.
 
     Raises:
         ValueError: if the caller has no head, or none was kept for a remembered input.
     """
-    head, name = None if arrival.data is None else arrival.data.head, arrival.options.method
-    if head is None:
-        raise ValueError(
-            f"expected unlabelled inputs and the head of the new task for method {name}; received none; choose a method that sees nothing"
-        )
+    head, name = required(arrival), arrival.options.method
     unknown = [step for step in _steps(arrival) if f"head.{step}.weight" not in arrival.state]
     if unknown:
         raise ValueError(
@@ -28,13 +26,36 @@ def kept(arrival: _table.Arrival) -> dict[str, Tensor]:
     if arrival.options.pre_images in ("none", "new_task"):
         return {}
     place = f"head.{arrival.count}"
-    found = {} if arrival.options.pre_images == "previous_task" else dict(arrival.state)
+    before = {} if arrival.options.pre_images == "previous_task" else arrival.state
+    found = {key: value for key, value in before.items() if key.startswith("head.")}
+    if unit is not None:
+        found[f"{place}.unit"] = torch.tensor(unit, dtype=torch.float64)
     return {**found, f"{place}.weight": head.weight, f"{place}.bias": head.bias}
 
 
-def predictors(arrival: _table.Arrival) -> tuple[objectives.Predictors, objectives.Predictors]:
-    """The heads of old inputs, each that of its own task, and of new ones. Old inputs that are none have the new head."""
-    new = objectives.Predictors((arrival.data.head,))
+def required(arrival: _table.Arrival) -> heads.Head:
+    """The head of the new task.
+
+    Raises:
+        ValueError: if the caller has none.
+    """
+    head = None if arrival.data is None else arrival.data.head
+    if head is None:
+        raise ValueError(
+            f"expected unlabelled inputs and the head of the new task for method {arrival.options.method}; received none; choose a method that "
+            "sees nothing"
+        )
+    return head
+
+
+def predictors(
+    arrival: _table.Arrival, unit: float | None = None
+) -> tuple[objectives.Predictors, objectives.Predictors]:
+    """The heads of old inputs, each that of its own task, and of new ones. Old inputs that are none have the new head.
+
+    With the `unit` of the new task, those of old ones are what was kept, or 1.
+    """
+    new = objectives.Predictors((arrival.data.head,), units=None if unit is None else (unit,))
     if arrival.data.pre_steps is None:
         return new, new
     steps = _steps(arrival)
@@ -43,7 +64,8 @@ def predictors(arrival: _table.Arrival) -> tuple[objectives.Predictors, objectiv
         heads.Head(*(arrival.state[f"head.{step}.{part}"].to(device) for part in ("weight", "bias"))) for step in steps
     ]
     place = sum((arrival.data.pre_steps == step).long() * number for number, step in enumerate(steps))
-    return objectives.Predictors(own, place), new
+    units = None if unit is None else [float(arrival.state.get(f"head.{step}.unit", 1.0)) for step in steps]
+    return objectives.Predictors(own, place, units), new
 
 
 def _steps(arrival: _table.Arrival) -> list[int]:

@@ -58,11 +58,13 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The merged vector after a step, the method's state for the next one, and, for learned merges, how it was learned."""
+    """The merged vector after a step, the method's state for the next one, for learned merges how it was learned, and what else there is to
+    say of the step, as numbers by name."""
 
     vector: task_vectors.Vector
     state: dict[str, Tensor] = field(default_factory=dict)
     learned: fusion.Merged | None = None
+    notes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

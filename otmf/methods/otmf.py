@@ -7,32 +7,41 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from otmf import fusion, linear_maps, merging, objectives, task_vectors
+from otmf import curvature, fusion, linear_maps, merging, objectives, task_vectors
 from otmf.methods import _kept_heads, _table, nufilt, wudi
 
+SMALLEST = 1e-2  # a task's unit is at least this share of the mean square of its expert's centred logits
 
-def reads_first(options: object) -> bool:
-    """Whether the first task's head is to be kept: where the objective is on predictions."""
-    return options.objective in objectives.ON_PREDICTIONS
+
+def reads_first(options: merging.Otmf) -> bool:
+    """Whether the first task's inputs or head are to be read: where the objective is on predictions, or curvature is kept."""
+    return options.objective in objectives.ON_PREDICTIONS or options.keeps_curvature
 
 
 def step(arrival: _table.Arrival) -> _table.Outcome:
     """The fused vector with learned masks; the first task vector whole.
 
-    State: none by default. With an objective on predictions `head.<step>.weight` and `.bias`, the heads that memory needs; with
+    State: none by default. With an objective on predictions `head.<step>.weight`, `.bias` and `.unit`, the heads that memory needs; with
+    `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.curvature`), each in its unit; with
     `start: closed_form` WUDI's `gram.<key>` and `product.<key>`; with `schedule: norm_preserving` the sum `norm` of the task vectors' norms.
 
-    Source: arXiv:2511.19561.
+    Source: arXiv:2511.19561; what is kept in place of old inputs is this project's.
     """
     options, data = arrival.options, arrival.data
     if data is None and (arrival.merged_vector is not None or reads_first(options)):
         raise ValueError("expected unlabelled inputs for method otmf; received none; choose a method that sees nothing")
-    state = _kept_heads.kept(arrival) if reads_first(options) else {}
     pre, post = (None, None) if data is None else (data.pre, data.post)
-    if reads_first(options):
-        of_pre, of_post = _kept_heads.predictors(arrival)
+    state: dict[str, Tensor] = {}
+    unit = _unit(arrival) if options.objective == "logits" or options.keeps_curvature else None
+    if options.objective in objectives.ON_PREDICTIONS:
+        state = _kept_heads.kept(arrival, unit)
+        of_pre, of_post = _kept_heads.predictors(arrival, unit)
         pre, post = pre and replace(pre, predictors=of_pre), replace(post, predictors=of_post)
-    start, sums = _start(arrival)
+    old, new = _curvatures(arrival, unit) if options.keeps_curvature else (None, None)
+    start, sums = _start(arrival, old, new)
+    notes: dict[str, float] = {}
+    if old is not None and options.largest_damage is not None:
+        start, notes = _bounded(arrival, start, old)
     learned = fusion.merge_step(
         arrival.pretrained,
         arrival.merged_vector,
@@ -42,17 +51,71 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
         post=post,
         options=options,
         start=start,
+        retention=fusion.Retention(old, options.retention) if old is not None and options.retention else None,
         report=data.report if data else None,
     )
-    return _table.Outcome(learned.vector, state | sums, learned)
+    if new is not None:
+        together = new if old is None else old.plus(new)
+        sums |= {f"curvature.{key}": value for key, value in together.tensors().items()}
+    return _table.Outcome(learned.vector, state | sums, learned, notes)
 
 
-def _start(arrival: _table.Arrival) -> tuple[fusion.Start | None, dict[str, Tensor]]:
+def _unit(arrival: _table.Arrival) -> float:
+    """How far fine-tuning moved the centred logits of the new task's inputs: the mean square, and at least a share of their own."""
+    head, data = _kept_heads.required(arrival), arrival.data
+    with torch.no_grad():
+        parts = [data.features(arrival.pretrained, inputs) for inputs in data.post.inputs.split(64)]
+        base, expert = (objectives.centred(head, found) for found in (torch.cat(parts), data.post.targets))
+        moved = float((expert - base).square().sum(dim=1).mean())
+        return max(moved, SMALLEST * float(expert.square().sum(dim=1).mean()), torch.finfo(torch.float32).tiny)
+
+
+def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvature | None, curvature.Curvature]:
+    """Of all old tasks, and of the new one at its expert, such that its own task vector has Q = 1.
+
+    Where fine-tuning moved less than the least unit, less of it counts: such a task has hardly anything to lose.
+    """
+    _require(arrival, "curvature.", "what stands in place of old inputs")
+    options, data, head = arrival.options, arrival.data, _kept_heads.required(arrival)
+    new = curvature.of_predictions(
+        lambda state, inputs: objectives.centred(head, data.features(state, inputs)),
+        task_vectors.add(arrival.pretrained, arrival.task_vector),
+        data.post.inputs,
+        probes=options.probes,
+        batch_size=options.gradient_batch,
+        seed=options.seed,
+    )
+    foretold = new.of(arrival.task_vector)
+    new = new.scaled(1 / max(foretold, unit * SMALLEST))
+    if arrival.merged_vector is None:
+        return None, new
+    mark = "curvature."
+    return curvature.from_tensors({key.removeprefix(mark): value for key, value in arrival.state.items() if key.startswith(mark)}), new  # fmt: skip
+
+
+def _bounded(
+    arrival: _table.Arrival, start: fusion.Start, old: curvature.Curvature
+) -> tuple[fusion.Start, dict[str, float]]:
+    """The start moved back towards D until what old tasks are foretold to lose, on average, is within the bound; and what was foretold."""
+    D, tau, (a, b) = arrival.merged_vector, arrival.task_vector, start.factors
+    change = {key: (a - 1) * D[key] + b * value + start.remainder.get(key, 0) for key, value in tau.items()}
+    damage = old.of(change) / (arrival.count - 1)
+    bound = arrival.options.largest_damage
+    share = 1.0 if damage <= bound else (bound / damage) ** 0.5
+    kept = {key: D[key] * (1 - a) - b * tau[key] + share * change[key] for key in tau}
+    found = start if share == 1.0 else fusion.Start(start.factors, kept)
+    return found, {"foretold_damage": damage, "share_of_the_start": share}
+
+
+def _start(
+    arrival: _table.Arrival, of_old: curvature.Curvature | None = None, of_new: curvature.Curvature | None = None
+) -> tuple[fusion.Start | None, dict[str, Tensor]]:
     """Where a step begins with masks at one, and what the next step needs for that; None at the first step.
 
     `schedule` says how much of D and tau: as `fusion.weights`; a running mean; or scaled so that the norm is the mean norm of the task
     vectors so far. `start` then puts the weights of linear maps at WUDI's merge of all tasks so far (`closed_form`), or at D and what tau
-    does outside the leading directions of D (`null_space`), as METHODS have them by default; masks multiply D and tau all the same.
+    does outside the leading directions of D (`null_space`), as METHODS have them by default; `curvature` puts all tensors where old and new
+    tasks' predictions are foretold to change least. Masks multiply D and tau all the same.
     """
     options, D, tau = arrival.options, arrival.merged_vector, arrival.task_vector
     state: dict[str, Tensor] = {}
@@ -73,6 +136,8 @@ def _start(arrival: _table.Arrival) -> tuple[fusion.Start | None, dict[str, Tens
                 old, new = linear_maps.oriented(key, D[key]), linear_maps.oriented(key, tau[key])
                 filtered = nufilt.outside(new, nufilt.directions(old, merging.NullSpace().null_rank))
                 merged[key] = linear_maps.oriented(key, old + filtered)
+    if options.start == "curvature":
+        merged = curvature.merged(D, of_old, tau, of_new, count=arrival.count, damping=options.damping)
     a, b = fusion.weights(options)
     if options.schedule == "running_mean":
         a, b = (arrival.count - 1) / arrival.count, 1 / arrival.count

