@@ -15,6 +15,7 @@ from torch import Tensor
 
 from otmf import linear_maps, task_vectors
 
+NONE = 1e-30  # what stands on the diagonal of a factor that is zero
 TILE = 1024  # greatest side of a factor: wider weights are taken in parts, between which nothing is assumed
 
 
@@ -195,10 +196,7 @@ def _solved(key: str, D: Tensor, tau: Tensor, old: Curvature, new: Curvature, da
 def _both_diagonal(old: Tensor, new: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """(T, m) with T^T old T = I and T^T new T = diag(m), after damping; shapes (k, k) and (k,)."""
     one = torch.eye(len(old), dtype=torch.float64, device=old.device)
-    first, second = (
-        found.double() + (damping * float(found.diagonal().mean()) or torch.finfo(found.dtype).tiny) * one
-        for found in (old, new)
-    )
+    first, second = (found.double() + max(damping * float(found.diagonal().mean()), NONE) * one for found in (old, new))
     low = torch.linalg.cholesky(first)
     half = torch.linalg.solve_triangular(low, second, upper=False)
     values, basis = torch.linalg.eigh(torch.linalg.solve_triangular(low, half.T, upper=False))

@@ -85,6 +85,13 @@ def weights(options: settings.Otmf) -> tuple[float, float]:
     return (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
 
 
+def rate(options: settings.Otmf, step: int) -> float:
+    """The learning rate of an optimiser step, from 0."""
+    if options.decay == "none":
+        return options.learning_rate
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+
+
 def fuse(
     merged_vector: Mapping[str, Tensor],
     task_vector: Mapping[str, Tensor],
@@ -315,10 +322,8 @@ class _Learner:
         return self.retention.curvature.slope(key, change)
 
     def _set_rate(self, optimisers: Mapping[str, list[torch.optim.Adam]], step: int) -> None:
-        if self.options.decay == "cosine":
-            rate = self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.options.steps))
-            for optimiser in itertools.chain(*optimisers.values()):
-                optimiser.param_groups[0]["lr"] = rate
+        for optimiser in itertools.chain(*optimisers.values()):
+            optimiser.param_groups[0]["lr"] = rate(self.options, step)
 
     def _fuse(self, keys: Iterable[str]) -> None:
         with torch.no_grad():

@@ -149,7 +149,7 @@ class AdaMergingLayerWise(AdaMergingTaskWise):
 
 
 class Otmf(Merge):
-    """As in `otmf.fusion`; the defaults are the preset `default`.
+    """As in `otmf.fusion`; the values here are the preset `transport`.
 
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
     retention: how much a change of the merged model's predictions on old tasks counts, as `otmf.curvature` foretells it from what earlier
@@ -165,7 +165,7 @@ class Otmf(Merge):
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
 
-    code_version: Count = 6
+    code_version: Count = 7
     method: Literal["otmf"] = "otmf"
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8
@@ -217,7 +217,12 @@ class Otmf(Merge):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": {
+        "start": "curvature",
+        "retention": 3.0,
+        "objective": "logits",
+        "decay": "cosine",
+    },
     "paper": {
         "combination": "convex",
         "alpha": 0.8,
@@ -226,6 +231,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "remember_targets": False,
         "learning_rate": 0.01,
     },
+    "transport": {},
 }
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
           RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise)  # fmt: skip

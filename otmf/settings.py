@@ -91,7 +91,11 @@ class Extract(Section):
     code_version: Count = 4
 
 
-HEAD_PRESETS: dict[str, dict[str, Any]] = {"default": {"heads": "frozen"}, "paper": {"heads": "previous"}}
+HEAD_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {"heads": "frozen"},
+    "paper": {"heads": "previous"},
+    "transport": {"heads": "frozen"},
+}
 
 
 class HeadTune(Section):
@@ -150,7 +154,7 @@ class Gate(Section):
 class Defaults(Section):
     """What the next task gets; changing it leaves earlier tasks as they are."""
 
-    preset: Literal["default", "paper"] = "default"
+    preset: Literal["default", "paper", "transport"] = "default"
     split: Split = Split()
     head: Head = Head()
     finetune: Finetune = Finetune()

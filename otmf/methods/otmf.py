@@ -75,7 +75,7 @@ def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvatu
 
     Where fine-tuning moved less than the least unit, less of it counts: such a task has hardly anything to lose.
     """
-    _require(arrival, "curvature.", "what stands in place of old inputs")
+    _require(arrival, "curvature.", "start: curvature, retention or largest_damage", " with preset: transport")
     options, data, head = arrival.options, arrival.data, _kept_heads.required(arrival)
     new = curvature.of_predictions(
         lambda state, inputs: objectives.centred(head, data.features(state, inputs)),
@@ -148,11 +148,11 @@ def _start(
     return fusion.Start((a, b), {key: merged[key] - a * D[key] - b * tau[key] for key in merged}), state
 
 
-def _require(arrival: _table.Arrival, mark: str, setting: str) -> None:
+def _require(arrival: _table.Arrival, mark: str, setting: str, instead: str = "") -> None:
     if arrival.count > 1 and not any(key.startswith(mark) for key in arrival.state):
         raise ValueError(
             f"expected what {arrival.count - 1} earlier steps left for {setting}; received nothing, as they were set otherwise; set it from "
-            "the first step on, or leave it out"
+            f"the first step on, or leave it out{instead}"
         )
 
 

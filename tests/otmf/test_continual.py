@@ -25,7 +25,7 @@ class Stream:
             key: 0.02 * torch.randn(value.shape, generator=generator)
             for key, value in task_vectors.floats(self.pretrained).items()
         }
-        options = settings.merge("default", {"steps": 2, "batch_size": 4, "memory_size": 12}, values)
+        options = settings.merge("transport", {"steps": 2, "batch_size": 4, "memory_size": 12}, values)
         done = continual.advance(self.pretrained, self.merged, tau, count=self.count, state=self.state, options=options,
                                  encoder=self.encoder, unlabelled=self.pixels)  # fmt: skip
         self.merged, self.state = done.vector, done.state
@@ -144,7 +144,7 @@ def test_what_batch_norms_counted_is_averaged(method) -> None:
     assert counted
     encoder = continual.Encoder(backbone.features, backbone.prepare)
     pixels = makers.pictures(6, seed=1, size=32)[0]
-    options = settings.merge("default", {"steps": 2, "batch_size": 4}, {"method": method})
+    options = settings.merge("transport", {"steps": 2, "batch_size": 4}, {"method": method})
     for count in (1, 2, 3):
         tau = {key: torch.zeros_like(value) for key, value in task_vectors.floats(base).items()}
         tau |= {key: 0.01 * count - 0.4 * base[key] for key in counted}

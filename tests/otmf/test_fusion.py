@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import fusion, masks, settings, task_vectors, transport
+from otmf import curvature, fusion, masks, settings, task_vectors, transport
 
 
 def features(state, inputs):
@@ -42,7 +42,7 @@ def merge(model, options: settings.Otmf, **sides) -> fusion.Merged:
 
 
 PAPER = settings.merge("paper", {"steps": 20})
-DEFAULT = settings.merge("default", {"steps": 20})
+DEFAULT = settings.merge("transport", {"steps": 20})
 
 
 def test_masks_at_one_give_the_convex_combination(model) -> None:
@@ -54,7 +54,7 @@ def test_masks_at_one_give_the_convex_combination(model) -> None:
 
 def test_masks_at_one_give_the_scaled_sum(model) -> None:
     pre, post = vector(model, 1), vector(model, 2)
-    options = settings.merge("default", {"scale": 0.5})
+    options = settings.merge("transport", {"scale": 0.5})
     fused = fusion.fuse(pre, post, masks.new(pre), masks.new(post), fusion.Start(fusion.weights(options)))
     for key in post:
         torch.testing.assert_close(fused[key], pre[key] + 0.5 * post[key])
@@ -114,7 +114,7 @@ def test_alternating_steps_train_one_side_at_a_time(model) -> None:
 
 
 def test_learning_brings_the_cost_down_on_both_sides(model) -> None:
-    found = merge(model, settings.merge("default", {"steps": 150}))
+    found = merge(model, settings.merge("transport", {"steps": 150}))
     assert found.cost_after["pre"] < found.cost_before["pre"]
     assert found.cost_after["post"] < found.cost_before["post"]
 
@@ -139,14 +139,14 @@ def test_merge_modifies_none_of_its_inputs(model) -> None:
 
 @pytest.mark.parametrize("granularity", ["row", "column", "tensor"])
 def test_coarse_masks_are_shared_and_trained(model, granularity) -> None:
-    found = merge(model, settings.merge("default", {"steps": 5, "granularity": granularity}))
+    found = merge(model, settings.merge("transport", {"steps": 5, "granularity": granularity}))
     shape = {"row": (5, 1), "column": (1, 6), "tensor": (1, 1)}[granularity]
     assert tuple(found.masks["post"]["first.weight"].value().shape) == shape
     assert not torch.equal(found.masks["post"]["first.weight"].value(), torch.ones(shape))
 
 
 def test_low_rank_masks_learn_two_thin_matrices(model) -> None:
-    found = merge(model, settings.merge("default", {"steps": 150, "granularity": "low_rank", "rank": 2}))
+    found = merge(model, settings.merge("transport", {"steps": 150, "granularity": "low_rank", "rank": 2}))
     mask = found.masks["post"]["first.weight"]
     assert {name: tuple(value.shape) for name, value in mask.tensors().items()} == {".left": (5, 2), ".right": (2, 6)}
     assert torch.linalg.matrix_rank(mask.value() - 1) == 2
@@ -156,7 +156,7 @@ def test_low_rank_masks_learn_two_thin_matrices(model) -> None:
 def test_sparse_masks_change_a_share_of_the_elements_where_the_loss_is_steepest(model) -> None:
     pre, post = vector(model, 1), vector(model, 2)
     given = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
-    options = settings.merge("default", {"steps": 150, "granularity": "sparse", "share": 0.2, "batch_size": 40})
+    options = settings.merge("transport", {"steps": 150, "granularity": "sparse", "share": 0.2, "batch_size": 40})
     found = fusion.merge_step(model, pre, post, features=features, options=options, **given)
     count = sum(value.numel() for value in pre.values())
     slopes = {}
@@ -179,7 +179,7 @@ def test_sparse_masks_change_a_share_of_the_elements_where_the_loss_is_steepest(
 @pytest.mark.parametrize("sides", [{"pre": None}, {"pre": None, "post": None}])
 @pytest.mark.parametrize("values", [{}, {"alternate": True}, {"steps": 0}])
 def test_sparse_masks_with_a_side_missing_are_finite(model, sides, values) -> None:
-    found = merge(model, settings.merge("default", {"steps": 4, "granularity": "sparse", **values}), **sides)
+    found = merge(model, settings.merge("transport", {"steps": 4, "granularity": "sparse", **values}), **sides)
     assert all(bool(value.isfinite().all()) for value in found.vector.values())
 
 
@@ -188,7 +188,7 @@ def test_remainder_is_added_to_the_tensors_it_names_and_trained_around(model) ->
     remainder = {"first.weight": torch.full((5, 6), 0.25)}
     sides = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
     found = [
-        fusion.merge_step(model, pre, post, features=features, options=settings.merge("default", {"steps": steps}),
+        fusion.merge_step(model, pre, post, features=features, options=settings.merge("transport", {"steps": steps}),
                           start=fusion.Start((0.5, 2.0), remainder), **sides)
         for steps in (0, 100)
     ]  # fmt: skip
@@ -197,6 +197,57 @@ def test_remainder_is_added_to_the_tensors_it_names_and_trained_around(model) ->
     assert sum(found[1].cost_after.values()) < 0.5 * sum(found[1].cost_before.values())
     student = features(task_vectors.add(model, found[1].vector), sides["post"].inputs[:16])
     assert student.isfinite().all()
+
+
+def of_old_tasks(model, weight: float) -> fusion.Retention:
+    pre, inputs = vector(model, 1), side(model, vector(model, 1), 3).inputs
+    found = curvature.of_predictions(
+        features, task_vectors.add(model, pre), inputs, probes=4, batch_size=4, seed=0
+    )  # fmt: skip
+    return fusion.Retention(found, weight)
+
+
+def test_retention_adds_its_slope_to_that_of_the_loss(model) -> None:
+    """One step of one side: Adam's first step is the sign of the gradient, here of loss plus retention, by autograd."""
+    options = settings.merge("transport", {"steps": 1, "learning_rate": 0.01})
+    kept, pre, tau = of_old_tasks(model, 5.0), vector(model, 1), vector(model, 2)
+    new = side(model, tau, 4)
+    found = merge(model, options, pre=None, post=new, retention=kept)
+    mask = {key: torch.ones_like(value, requires_grad=True) for key, value in tau.items()}
+    fused = {key: pre[key] + mask[key] * tau[key] for key in tau}
+    chosen = next(fusion._batches(len(new.inputs), options.batch_size, seed=options.seed))
+    loss = transport.sinkhorn_divergence(
+        features({**model, **{key: model[key] + fused[key] for key in fused}}, new.inputs[chosen]),
+        new.targets[chosen],
+        epsilon=options.epsilon,
+    )
+    slopes = {key: kept.curvature.slope(key, (fused[key] - pre[key]).detach()) for key in tau}
+    total = loss + 5.0 * sum((slopes[key] * fused[key]).sum() for key in tau)
+    gradients = torch.autograd.grad(total, list(mask.values()))
+    for key, gradient in zip(tau, gradients, strict=True):
+        torch.testing.assert_close(found.masks["post"][key].value(), 1 - 0.01 * gradient.sign(), atol=1e-4, rtol=0)
+
+
+def test_retention_holds_the_change_of_old_predictions(model) -> None:
+    changes = []
+    for weight in (1e-9, 100.0):
+        kept = of_old_tasks(model, weight)
+        found = merge(model, settings.merge("transport", {"steps": 60}), pre=None, retention=kept)
+        changes.append(kept.curvature.of({key: value - vector(model, 1)[key] for key, value in found.vector.items()}))
+    assert changes[1] < changes[0] / 2
+
+
+def test_cosine_decay_ends_near_zero(model) -> None:
+    """The same first step; the last of forty moves masks by less than a hundredth of what a constant rate may."""
+    ends = {}
+    for steps in (1, 39, 40):
+        for decay in ("none", "cosine"):
+            options = settings.merge("transport", {"steps": steps, "decay": decay})
+            ends[decay, steps] = merge(model, options).masks["post"]["first.weight"].value()
+    torch.testing.assert_close(ends["none", 1], ends["cosine", 1])
+    assert not torch.allclose(ends["none", 40], ends["cosine", 40], atol=1e-3)
+    assert fusion.rate(settings.merge("transport", {"steps": 40, "decay": "cosine"}), 39) < 0.01 * 0.02
+    assert fusion.rate(settings.merge("transport", {"steps": 40}), 39) == 0.02
 
 
 def test_zero_task_vector_merges_without_nan(model) -> None:

@@ -69,7 +69,7 @@ def test_objectives_on_clouds_do_not_read_pairs(name) -> None:
     assert float(value(name, x, y[torch.randperm(12)])) == pytest.approx(float(value(name, x, y)), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mse", "l1", "kl"])
+@pytest.mark.parametrize("name", ["mse", "l1", "kl", "logits"])
 def test_paired_objectives_read_pairs(name) -> None:
     x = cloud(12)
     assert float(value(name, x, x.roll(1, 0))) > 0.05
@@ -122,7 +122,28 @@ def test_kl_and_entropy_are_those_of_their_definitions() -> None:
     assert float(objectives.entropy(student)) == pytest.approx(float(-(q * q.log()).sum(-1).mean()), rel=1e-10)
 
 
-@pytest.mark.parametrize("name", ["kl", "entropy"])
+def test_centred_logits_are_blind_to_scale_offset_and_bias() -> None:
+    x, own = cloud(6), head(3, 4)
+    moved = heads.Head(7 * (own.weight + cloud(1, 5, 8)), own.bias + 3)
+    length = own.weight.norm(dim=1).mean() / moved.weight.norm(dim=1).mean()
+    found = objectives.centred(own, x)
+    torch.testing.assert_close(objectives.centred(own, 5 * x), found)
+    torch.testing.assert_close(objectives.centred(moved, x) / length, 7 * found)
+    torch.testing.assert_close(found.sum(dim=1), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_logits_are_counted_in_the_units_of_their_tasks() -> None:
+    x, y = cloud(4), cloud(4, seed=1)
+    own, place = (head(3, 5), head(7, 6)), torch.tensor([0, 1, 1, 0])
+    apart = [
+        (objectives.centred(own[k], x[r : r + 1]) - objectives.centred(own[k], y[r : r + 1])).square().sum()
+        for r, k in enumerate(place)
+    ]
+    found = value("logits", x, y, objectives.Predictors(own, place, (2.0, 0.5)))
+    assert float(found) == pytest.approx(float((apart[0] + apart[3]) / 2 + (apart[1] + apart[2]) / 0.5) / 4)
+
+
+@pytest.mark.parametrize("name", ["kl", "entropy", "logits"])
 def test_each_row_is_scored_under_its_own_head(name) -> None:
     """Heads of different numbers of classes; the mean is over rows; a head that no row has counts nothing."""
     x, y = cloud(10), cloud(10, seed=1)

@@ -80,7 +80,7 @@ def test_what_a_run_is_decides_its_identity() -> None:
     ("values", "said"),
     [
         ({"methods": {"wodi": None}}, "methods.wodi: method: expected one of otmf, .*; received 'wodi'"),
-        ({"methods": {"x": {"preset": "best"}}}, "methods.x: preset: expected one of default, paper; received 'best'"),
+        ({"methods": {"x": {"preset": "best"}}}, "methods.x: preset: expected one of default, paper, transport; received 'best'"),
         ({"methods": {"wudi": {"alpha": 0.5}}}, "methods.wudi: alpha: expected a known key"),
         ({"methods": {}}, "methods: "),
         ({"methods": {"wudi": {"seed": 3}}}, "seed: expected none, as `seeds` has them"),

@@ -61,7 +61,7 @@ def test_good_parameters_pass_and_give_the_chain() -> None:
         (changed(steps__s05={"task": "c", "previous": "s03"}), "expected s04 as the name of step 4; received 's05'"),
         (changed(tasks__A={}), "tasks: expected a name .* received 'A'"),
         (changed(defaults__merge={"alfa": 1}), "defaults.merge: alfa: expected a known key"),
-        (changed(defaults__preset="best"), "defaults.preset: .*'default' or 'paper'"),
+        (changed(defaults__preset="best"), "defaults.preset: .*'default', 'paper' or 'transport'"),
         ([1, 2], "expected a mapping of sections; received list"),
     ],
 )
@@ -120,11 +120,11 @@ def test_step_that_an_earlier_release_wrote_reads_on() -> None:
     """Up to code version 4 every step had the settings of all methods; those that its own has no use for decided nothing."""
     there = {"method", "seed", "left_out"} | (merging.SHARED_ONCE - {"coefficient", "ridge"})
     former = {
-        key: value for key, value in settings.merge("default", {}).model_dump(mode="json").items() if key in there
+        key: value for key, value in settings.merge("transport", {}).model_dump(mode="json").items() if key in there
     }
     former |= {"coefficient": 0.3, "ridge": 0.01, "code_version": 4}
     content = {"line": "l", "tasks": {"a": {}}, "steps": {"s01": {"task": "a", "previous": "s00", "merge": former}}}
-    assert settings.check(content).steps["s01"].merge == settings.merge("default", {}).model_copy(
+    assert settings.check(content).steps["s01"].merge == settings.merge("transport", {}).model_copy(
         update={"code_version": 4}
     )
     content["steps"]["s01"]["merge"] = former | {"method": "wudi", "ridge": 0.5}

@@ -29,7 +29,7 @@ class Line:
         return heads.Head(5 * drawn, torch.zeros(3, dtype=torch.float64))
 
     def step(self, count: int) -> continual.Step:
-        options = settings.merge("default", {"unlabelled_images": 6, "batch_size": 6}, self.values)
+        options = settings.merge("transport", {"unlabelled_images": 6, "batch_size": 6}, self.values)
         done = continual.advance(self.base, self.merged, self.expert(count), count=count, state=self.state, options=options,
                                  encoder=self.encoder, unlabelled=lambda: makers.pictures(6, seed=count)[0],
                                  head=self.head(count))  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import objectives, settings, task_vectors
+from otmf import curvature, objectives, settings, task_vectors
+from tests import makers
 from tests.otmf.methods.test_adamerging import Line
 
 
@@ -132,4 +133,97 @@ def test_running_mean_of_a_sum_is_refused() -> None:
     with pytest.raises(
         settings.SettingsError, match="expected combination convex beside schedule running_mean; received sum"
     ):
-        settings.merge("default", {"schedule": "running_mean"})
+        settings.merge("transport", {"schedule": "running_mean"})
+
+
+ANCHORED = {"start": "curvature", "retention": 2.0, "objective": "logits", "steps": 2}
+
+
+def curvature_of(line: Line) -> curvature.Curvature:
+    mark = "method.otmf.curvature."
+    return curvature.from_tensors({key.removeprefix(mark): v for key, v in line.state.items() if key.startswith(mark)})
+
+
+def test_curvature_of_all_tasks_is_kept_in_memory_that_does_not_grow(backbone) -> None:
+    """Each task's, at its expert, has its own task vector at Q = 1; the sum at two tasks is of the same shapes."""
+    line = Line(backbone, **ANCHORED, pre_images="none")
+    line.step(1)
+    first, shapes = curvature_of(line), {key: value.shape for key, value in line.state.items()}
+    assert first.of(line.expert(1)) == pytest.approx(1)
+    line.step(2)
+    assert {key: value.shape for key, value in line.state.items()} == shapes
+    total = curvature_of(line)
+    for key, (A,) in first.inner.items():
+        assert float(total.inner[key][0].trace()) > float(A.trace())
+
+
+def test_merge_begins_where_old_and_new_curvature_balance(backbone) -> None:
+    line = Line(backbone, **ANCHORED | {"steps": 0}, pre_images="none")
+    line.step(1)
+    old, D, tau = curvature_of(line), line.merged, line.expert(2)
+    own = Line(backbone, **ANCHORED | {"steps": 0}, pre_images="none")
+    own.expert, own.head = lambda count: tau, lambda count: line.head(2)
+    inputs = makers.pictures(6, seed=2)[0]
+    new = curvature.of_predictions(
+        lambda state, x: objectives.centred(line.head(2), line.encoder.features(state, x)),
+        task_vectors.add(line.base, tau), line.encoder.prepare(inputs), probes=2, batch_size=32, seed=0,
+    )  # fmt: skip
+    expected = curvature.merged(D, old, tau, new.scaled(1 / new.of(tau)), count=2, damping=1e-2)
+    found = line.step(2).vector
+    for key in tau:
+        torch.testing.assert_close(found[key], expected[key], atol=1e-9, rtol=1e-7)
+
+
+def test_units_of_tasks_are_kept_beside_their_heads(backbone) -> None:
+    line = Line(backbone, **ANCHORED, memory_size=6)
+    line.step(1)
+    inputs = makers.pictures(6, seed=1)[0]
+    base, expert = (
+        objectives.centred(line.head(1), line.encoder.teach(state, inputs))
+        for state in (line.base, task_vectors.add(line.base, line.expert(1)))
+    )
+    moved = float((expert - base).square().sum(1).mean())
+    assert float(line.state["method.otmf.head.1.unit"]) == pytest.approx(moved)
+    line.step(2)
+    done = line.step(3)
+    assert {entry["side"] for entry in done.learned.trace} == {"pre", "post"}
+    assert set(kept(line)) == {f"method.otmf.head.{count}.weight" for count in (1, 2, 3)}
+
+
+def test_expert_that_is_the_base_merges_without_nan(backbone) -> None:
+    line = Line(backbone, **ANCHORED, memory_size=6)
+    zero = {key: torch.zeros_like(value) for key, value in line.expert(1).items()}
+    own = line.expert
+    line.expert = lambda count: zero if count in (1, 3) else own(count)
+    for count in (1, 2, 3):
+        done = line.step(count)
+        assert all(bool(value.isfinite().all()) for value in done.vector.values()), count
+
+
+def test_start_that_would_undo_old_tasks_is_damped_and_said(backbone) -> None:
+    """A task vector fifty times as long, started from as a plain sum: only so much of it is taken as the bound allows."""
+    values = ANCHORED | {"start": "ones", "steps": 0, "pre_images": "none"}
+    line = Line(backbone, **values, largest_damage=0.1)
+    own = line.expert
+    line.expert = lambda count: {key: (50 if count == 2 else 1) * value for key, value in own(count).items()}
+    line.step(1)
+    old, D = curvature_of(line), line.merged
+    done = line.step(2)
+    change = {key: done.vector[key] - D[key] for key in D}
+    assert old.of(change) == pytest.approx(0.1)
+    assert done.notes["foretold_damage"] == pytest.approx(old.of(line.expert(2)))
+    assert done.notes["share_of_the_start"] == pytest.approx((0.1 / done.notes["foretold_damage"]) ** 0.5)
+    gentle = Line(backbone, **values, largest_damage=1e9)
+    gentle.step(1)
+    assert gentle.step(2).notes["share_of_the_start"] == 1
+
+
+def test_steps_that_kept_no_curvature_are_named(backbone) -> None:
+    line = Line(backbone, steps=1)
+    line.step(1)
+    line.values = ANCHORED | {"pre_images": "none"}
+    with pytest.raises(
+        ValueError,
+        match="expected what 1 earlier steps left for start: curvature, .* or leave it out with preset: transport",
+    ):
+        line.step(2)  # fmt: skip
