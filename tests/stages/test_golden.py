@@ -43,7 +43,7 @@ def run(folder: Path) -> dict[str, dict]:
         )
         document["tasks"][name] = {"finetune": {"epochs": 2, "batch_size": 8}}
         document["steps"][f"s{count:02d}"] = {
-            "task": name, "previous": f"s{count - 1:02d}", "merge": {"steps": 4, "batch_size": 4},
+            "task": name, "previous": f"s{count - 1:02d}", "merge": settings.PRESETS["default"] | {"steps": 4, "batch_size": 4},
             "head_tune": {"heads": "all", "steps": 3},
         }  # fmt: skip
     workspace.write_params(line, document)
