@@ -217,12 +217,12 @@ class _Learner:
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
         """Trains the masks; returns the loss of every side at every step."""
         groups = _groups(self.vectors["post"])
-        batches = {
-            name: _batches(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
+        drawn = {
+            name: batches(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
             for place, (name, side) in enumerate(self.sides.items())
         }
         if self.sparse and self.sides and self.options.steps:
-            self._place_masks(batches)
+            self._place_masks(drawn)
         optimisers = {
             name: [
                 torch.optim.Adam(
@@ -237,7 +237,7 @@ class _Learner:
             active = self._active(step)
             if not active:
                 continue
-            losses = {name: self._loss(name, next(batches[name])) for name in active}
+            losses = {name: self._loss(name, next(drawn[name])) for name in active}
             updated = active if self.options.alternate else ("pre", "post")
             self._set_rate(optimisers, step)
             self._update(torch.stack(list(losses.values())).sum(), updated, groups, optimisers)
@@ -262,7 +262,7 @@ class _Learner:
         """The fused vector with the masks as learned."""
         return fuse(self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], self.start)
 
-    def _place_masks(self, batches: Mapping[str, Iterator[Tensor]]) -> None:
+    def _place_masks(self, drawn: Mapping[str, Iterator[Tensor]]) -> None:
         """Sparse masks where the loss of a few batches, at the start, has the greatest squares of slopes along the factors.
 
         Until they are placed this holds one number for each element of both vectors; from then on for those of the masks.
@@ -272,7 +272,7 @@ class _Learner:
             active = self._active(step)
             if not active:
                 continue
-            loss = torch.stack([self._loss(name, next(batches[name])) for name in active]).sum()
+            loss = torch.stack([self._loss(name, next(drawn[name])) for name in active]).sum()
             found = torch.autograd.grad(loss, list(self.student.values()), allow_unused=True)
             for key, gradient in zip(self.student, found, strict=True):
                 for name in () if gradient is None else active if self.options.alternate else self.vectors:
@@ -350,7 +350,7 @@ def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:
     return groups
 
 
-def _batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
+def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
     """Positions of mini-batches without end: each pass a new permutation, the last part of a pass that does not fill
     a batch left out (all positions at once where there are fewer than a batch)."""
     generator = torch.Generator().manual_seed(seed)

@@ -148,6 +148,21 @@ class AdaMergingLayerWise(AdaMergingTaskWise):
     method: Literal["adamerging_layer_wise"] = "adamerging_layer_wise"
 
 
+class Distillation(Merge):
+    """Defaults as OTMF's, where it has them; the learning rate is that of fine-tuning."""
+
+    method: Literal["distillation"] = "distillation"
+    start: Literal["merged", "sum"] = "merged"
+    objective: Literal["mse", "l1", "logits", "kl"] = "mse"
+    steps: Annotated[int, Field(ge=0)] = 100
+    learning_rate: Positive = 1e-4
+    batch_size: Count = 16
+    pre_images: Literal["previous_task", "memory", "none"] = "memory"
+    memory_size: Annotated[int, Field(ge=0)] = 300
+    remember_targets: bool = True
+    unlabelled_images: Count = 300
+
+
 class Otmf(Merge):
     """As in `otmf.fusion`; the values here are the preset `transport`.
 
@@ -234,7 +249,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "transport": {},
 }
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
-          RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise)  # fmt: skip
+          RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip
 BY_NAME: dict[str, type[Merge]] = {model.model_fields["method"].default: model for model in MODELS}
 
 

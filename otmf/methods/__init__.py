@@ -6,6 +6,7 @@ from otmf import settings
 from otmf.methods import (
     adamerging,
     dare,
+    distillation,
     dop,
     iso,
     magmax,
@@ -46,6 +47,9 @@ METHODS: dict[str, Method] = {
     ),
     "adamerging_layer_wise": Method(
         adamerging.layer_wise, sees="unlabelled", source="arXiv:2310.02575", reads_first=_always
+    ),
+    "distillation": Method(
+        distillation.step, sees="unlabelled", source="arXiv:1503.02531", reads_first=distillation.reads_first
     ),
     "regmean": Method(regmean.step, sees="unlabelled", source="arXiv:2212.09849", reads_first=_always),
     "lot": Method(regmean.lot, sees="unlabelled", source="arXiv:2505.23859", reads_first=_always),

@@ -74,7 +74,7 @@ def transcribed(model, options: settings.Otmf, pre_side: fusion.Side, post_side:
     adams = {name: torch.optim.Adam(mask.values(), lr=options.learning_rate) for name, mask in found.items()}
     sides = {"pre": pre_side, "post": post_side}
     batches = {
-        name: fusion._batches(len(sides[name].inputs), options.batch_size, seed=options.seed + place)
+        name: fusion.batches(len(sides[name].inputs), options.batch_size, seed=options.seed + place)
         for place, name in enumerate(sides)
     }
     a, b = (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
@@ -215,7 +215,7 @@ def test_retention_adds_its_slope_to_that_of_the_loss(model) -> None:
     found = merge(model, options, pre=None, post=new, retention=kept)
     mask = {key: torch.ones_like(value, requires_grad=True) for key, value in tau.items()}
     fused = {key: pre[key] + mask[key] * tau[key] for key in tau}
-    chosen = next(fusion._batches(len(new.inputs), options.batch_size, seed=options.seed))
+    chosen = next(fusion.batches(len(new.inputs), options.batch_size, seed=options.seed))
     loss = transport.sinkhorn_divergence(
         features({**model, **{key: model[key] + fused[key] for key in fused}}, new.inputs[chosen]),
         new.targets[chosen],
@@ -291,10 +291,10 @@ def test_features_that_are_not_finite_stop_the_merge(model) -> None:
 
 
 def test_batches_cover_all_inputs_before_any_repeats() -> None:
-    batches = fusion._batches(48, 16, seed=0)
+    batches = fusion.batches(48, 16, seed=0)
     seen = torch.cat([next(batches) for _ in range(3)])
     assert sorted(seen.tolist()) == list(range(48))
-    assert len(next(fusion._batches(5, 16, seed=0))) == 5
+    assert len(next(fusion.batches(5, 16, seed=0))) == 5
 
 
 def test_parameters_that_no_feature_depends_on_keep_their_masks() -> None:

@@ -1,0 +1,57 @@
+"""Distillation, continually: the merged model itself is trained, all of it, to give the features that experts gave. No vector is combined."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from otmf import fusion, merging, objectives, task_vectors
+from otmf.methods import _kept_heads, _table
+
+
+def reads_first(options: merging.Distillation) -> bool:
+    """Whether the first task's head is to be kept: where the objective is on predictions."""
+    return options.objective in objectives.ON_PREDICTIONS
+
+
+def step(arrival: _table.Arrival) -> _table.Outcome:
+    """The merged vector after `steps` Adam steps on the paired objective of the new task's inputs and, where there is a memory, of remembered ones.
+
+    What masks are measured against: the same inputs, teachers and number of steps, without the task vector's directions. It starts from the
+    merged vector so far (`start: merged`) or from that plus the new one (`sum`); the first task vector is returned whole. State: with an
+    objective on predictions `head.<step>.weight` and `.bias`, the heads that memory needs.
+
+    Source: Hinton et al. (2015), arXiv:1503.02531, of features; with a memory as in Buzzega et al. (2020), arXiv:2004.07211.
+    """
+    options, data = arrival.options, arrival.data
+    pre, post = (None, None) if data is None else (data.pre, data.post)
+    state: dict[str, Tensor] = {}
+    if reads_first(options):
+        state = _kept_heads.kept(arrival)
+        of_pre, of_post = _kept_heads.predictors(arrival)
+        pre, post = pre and replace(pre, predictors=of_pre), replace(post, predictors=of_post)
+    if arrival.merged_vector is None:
+        return _table.Outcome({key: tau.clone() for key, tau in arrival.task_vector.items()}, state)
+    begin = arrival.merged_vector
+    if options.start == "sum":
+        begin = task_vectors.combine([(1.0, begin), (1.0, arrival.task_vector)])
+    student = {key: (arrival.pretrained[key] + value).requires_grad_() for key, value in begin.items()}
+    objective = objectives.chosen(options.objective, epsilon=0.05, reach=None, seed=options.seed)
+    optimiser = torch.optim.Adam(student.values(), lr=options.learning_rate, fused=True)
+    sides = [
+        (side, fusion.batches(len(side.inputs), options.batch_size, seed=options.seed + place))
+        for place, side in enumerate((pre, post))
+        if side is not None
+    ]
+    for _ in range(options.steps):
+        losses = []
+        for side, positions in sides:
+            chosen = next(positions)
+            features = data.features({**arrival.pretrained, **student}, side.inputs[chosen])
+            losses.append(objective(features, side.targets[chosen], side.predictors[chosen]))
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+    return _table.Outcome({key: value.detach() - arrival.pretrained[key] for key, value in student.items()}, state)
