@@ -234,9 +234,10 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 3.0,
+        "retention": 10.0,
         "objective": "logits",
         "decay": "cosine",
+        "batch_size": 8,
     },
     "paper": {
         "combination": "convex",
