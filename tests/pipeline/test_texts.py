@@ -36,7 +36,8 @@ def test_tasks_are_learned_and_merged(root) -> None:
     assert min(one["finetuned"] for one in result["references"].values()) > 0.8
     merge = json.loads((root / "data/results/merges/s02.json").read_text())
     assert merge["saw"]["pre_images"] > 0
-    assert merge["cost_after"]["pre"] < merge["cost_before"]["pre"]
+    assert {entry["side"] for entry in merge["trace"]} == {"pre", "post"}
+    assert all(any(found["deviation"] > 0 for found in side.values()) for side in merge["masks"].values())
 
 
 def test_predictions_come_by_command_and_over_http(otmf, root, tmp_path) -> None:
