@@ -132,7 +132,7 @@ def test_event_that_prefect_refuses_starts_nothing(root, worker, prefect_server,
 def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, root, worker, tmp_path) -> None:
     """The first is long enough in its merge for the others to be trained meanwhile."""
     known = len(tasks(root))
-    makers.card(tmp_path / "zebra", "zebra", seed=5, merge={"steps": 800})
+    makers.card(tmp_path / "zebra", "zebra", seed=5, merge={"steps": 800, "objective": "sinkhorn_divergence"})
     for seed, name in enumerate(("ant", "mole"), start=6):
         makers.card(tmp_path / name, name, seed=seed)
     for name in ("zebra", "ant", "mole", "ant", "zebra"):
@@ -152,7 +152,12 @@ def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, ro
 
 def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefect_server, tmp_path) -> None:
     known = tasks(root)
-    otmf("submit", makers.card(tmp_path, "owl", seed=9, merge={"steps": 1200}), "--line", root)
+    otmf(
+        "submit",
+        makers.card(tmp_path, "owl", seed=9, merge={"steps": 1200, "objective": "sinkhorn_divergence"}),
+        "--line",
+        root,
+    )
 
     attempt = root / ".otmf/attempts/owl"
 
