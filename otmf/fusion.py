@@ -241,7 +241,7 @@ class _Learner:
             updated = active if self.options.alternate else ("pre", "post")
             self._set_rate(optimisers, step)
             self._update(torch.stack(list(losses.values())).sum(), updated, groups, optimisers)
-            values = {name: _finite(float(loss.detach()), name, step) for name, loss in losses.items()}
+            values = {name: finite(float(loss.detach()), name, step) for name, loss in losses.items()}
             trace += [{"step": step, "side": name, "loss": value} for name, value in values.items()]
             report(step, values)
         return trace
@@ -359,7 +359,8 @@ def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
         yield from order.split(size)[: max(count // size, 1)]
 
 
-def _finite(loss: float, side: str, step: int) -> float:
+def finite(loss: float, side: str, step: int) -> float:
+    """The loss of a side at a step. Raises ValueError if it is none."""
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise ValueError(
             f"expected a finite loss on the {side} side; received {loss} at step {step}; lower the learning rate or "

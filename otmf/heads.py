@@ -23,6 +23,10 @@ class Head:
     weight: Tensor
     bias: Tensor
 
+    def to(self, where: torch.device) -> Head:
+        """The same head on a device."""
+        return Head(self.weight.to(where), self.bias.to(where))
+
     def logits(self, features: Tensor) -> Tensor:
         """Logits (n, classes) of features (n, d): weight @ features / |features| + bias."""
         return functional.linear(functional.normalize(features, dim=-1), self.weight, self.bias)

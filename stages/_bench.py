@@ -88,7 +88,7 @@ class Bench:
             with _cost.measured(self.where) as cost:
                 done = continual.advance(self.pretrained, merged, tau, count=count, state=state, options=options,
                                          encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options),
-                                         head=self.heads[task], targets=self._taught(tau))  # fmt: skip
+                                         head=self.heads[task].to(self.where), targets=self._taught(tau))  # fmt: skip
             cost.seconds += self._saved()
             merged, state = done.vector, done.state
             scored = order[:count] if every_step or count == len(order) else order[count - 1 : count]

@@ -124,7 +124,7 @@ def _train(
     where: torch.device,
     facts: Facts,
 ) -> task_vectors.State:
-    frozen = heads.Head(head.weight.to(where), head.bias.to(where))
+    frozen = head.to(where)
     labelled = rows.Rows(backbone, task.train, split.labelled)
     labels = torch.from_numpy(task.train.labels[split.labelled]).to(where)
 

@@ -64,8 +64,7 @@ def _head(line: _params.Line, task: str, where: torch.device) -> heads.Head | No
     path = line.task_vector(task) / "head.safetensors"
     if not path.exists():
         return None
-    found = _files.load_head(path)[1]
-    return heads.Head(found.weight.to(where), found.bias.to(where))
+    return _files.load_head(path)[1].to(where)
 
 
 def _previous(

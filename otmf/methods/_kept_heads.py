@@ -61,7 +61,8 @@ def predictors(
     steps = _steps(arrival)
     device = arrival.data.head.weight.device
     own = [
-        heads.Head(*(arrival.state[f"head.{step}.{part}"].to(device) for part in ("weight", "bias"))) for step in steps
+        heads.Head(arrival.state[f"head.{step}.weight"], arrival.state[f"head.{step}.bias"]).to(device)
+        for step in steps
     ]
     place = sum((arrival.data.pre_steps == step).long() * number for number, step in enumerate(steps))
     units = None if unit is None else [float(arrival.state.get(f"head.{step}.unit", 1.0)) for step in steps]

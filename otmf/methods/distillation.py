@@ -40,18 +40,21 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     student = {key: (arrival.pretrained[key] + value).requires_grad_() for key, value in begin.items()}
     objective = objectives.chosen(options.objective, epsilon=0.05, reach=None, seed=options.seed)
     optimiser = torch.optim.Adam(student.values(), lr=options.learning_rate, fused=True)
-    sides = [
-        (side, fusion.batches(len(side.inputs), options.batch_size, seed=options.seed + place))
-        for place, side in enumerate((pre, post))
+    sides = {
+        name: (side, fusion.batches(len(side.inputs), options.batch_size, seed=options.seed + place))
+        for place, (name, side) in enumerate((("pre", pre), ("post", post)))
         if side is not None
-    ]
-    for _ in range(options.steps):
-        losses = []
-        for side, positions in sides:
+    }
+    for number in range(options.steps):
+        losses = {}
+        for name, (side, positions) in sides.items():
             chosen = next(positions)
             features = data.features({**arrival.pretrained, **student}, side.inputs[chosen])
-            losses.append(objective(features, side.targets[chosen], side.predictors[chosen]))
+            losses[name] = objective(features, side.targets[chosen], side.predictors[chosen])
+        values = {name: fusion.finite(float(loss.detach()), name, number) for name, loss in losses.items()}
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
+        torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
+        if data.report is not None:
+            data.report(number, values)
     return _table.Outcome({key: value.detach() - arrival.pretrained[key] for key, value in student.items()}, state)

@@ -18,7 +18,7 @@ def test_protocol_ends_in_tables_and_goes_on_where_it_ended(otmf, tmp_path) -> N
     tables = (tmp_path / "run/tables.md").read_text()
     assert "| method | sees at a merge | labels | 2 tasks | 3 tasks |" in tables
     assert "| method | labels | resisc45 | dtd |" in tables
-    for method in ("running_average", "task_arithmetic", "wudi", "otmf_paper", "otmf_transport", "otmf_default"):
+    for method in ("running_average", "task_arithmetic", "wudi", "otmf_paper", "otmf_default"):
         assert f"| {method} |" in tables
     assert "previous head tuned" in tables
     assert "Task mnist arrives" in said

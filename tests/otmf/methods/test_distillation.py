@@ -44,3 +44,10 @@ def test_without_memory_it_learns_the_new_task_alone(backbone) -> None:
     done = line.step(2)
     assert done.saw["pre_images"] == 0
     assert not [key for key in done.state if key.startswith("memory")]
+
+
+def test_training_that_diverges_is_stopped(backbone) -> None:
+    line = Line(backbone, method="distillation", steps=3, learning_rate=1e300, pre_images="none")
+    line.step(1)
+    with pytest.raises(ValueError, match="expected a finite loss on the post side; received .* at step 1"):
+        line.step(2)
