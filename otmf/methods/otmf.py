@@ -21,8 +21,8 @@ def reads_first(options: merging.Otmf) -> bool:
 def step(arrival: _table.Arrival) -> _table.Outcome:
     """The fused vector with learned masks; the first task vector whole.
 
-    State: none by default. With an objective on predictions `head.<step>.weight`, `.bias` and `.unit`, the heads that memory needs; with
-    `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.curvature`), each in its unit; with
+    State: none with preset `transport`. With an objective on predictions, or curvature, `head.<step>.weight`, `.bias` and `.unit`, the heads that
+    memory needs; with `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.curvature`), each in its unit; with
     `start: closed_form` WUDI's `gram.<key>` and `product.<key>`; with `schedule: norm_preserving` the sum `norm` of the task vectors' norms.
 
     Source: arXiv:2511.19561; what is kept in place of old inputs is this project's.
@@ -33,11 +33,11 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     pre, post = (None, None) if data is None else (data.pre, data.post)
     state: dict[str, Tensor] = {}
     unit = _unit(arrival) if options.objective == "logits" or options.keeps_curvature else None
-    if options.objective in objectives.ON_PREDICTIONS:
+    old, new = _curvatures(arrival, unit) if options.keeps_curvature else (None, None)
+    if reads_first(options):  # also where this step's objective needs no head: the next one's may
         state = _kept_heads.kept(arrival, unit)
         of_pre, of_post = _kept_heads.predictors(arrival, unit)
         pre, post = pre and replace(pre, predictors=of_pre), replace(post, predictors=of_post)
-    old, new = _curvatures(arrival, unit) if options.keeps_curvature else (None, None)
     start, sums = _start(arrival, old, new)
     notes: dict[str, float] = {}
     if old is not None and options.largest_damage is not None:

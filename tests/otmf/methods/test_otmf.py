@@ -221,9 +221,21 @@ def test_start_that_would_undo_old_tasks_is_damped_and_said(backbone) -> None:
 def test_steps_that_kept_no_curvature_are_named(backbone) -> None:
     line = Line(backbone, steps=1)
     line.step(1)
-    line.values = ANCHORED | {"pre_images": "none"}
+    line.values = ANCHORED
     with pytest.raises(
         ValueError,
         match="expected what 1 earlier steps left for start: curvature, .* or leave it out with preset: transport",
     ):
         line.step(2)  # fmt: skip
+
+
+def test_step_of_another_objective_leaves_what_the_next_one_needs(backbone) -> None:
+    """As a card may ask for, or a gate that merges with unbalanced transport."""
+    line = Line(backbone, **ANCHORED, memory_size=6)
+    line.step(1)
+    line.values |= {"objective": "sinkhorn_divergence", "reach": 0.5}
+    line.step(2)
+    line.values |= {"objective": "logits", "reach": None}
+    line.step(3)
+    assert set(kept(line)) == {f"method.otmf.head.{count}.weight" for count in (1, 2, 3)}
+    assert all(f"method.otmf.head.{count}.unit" in line.state for count in (1, 2, 3))
