@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import process, workspace
-from otmf import errors, layout
+from otmf import errors, experiments, layout
 
 _PARENT = ".parent.json"
 PAGE = 500
@@ -58,8 +58,7 @@ def prepare(line: layout.Layout, name: str) -> Store:
         location = (line.tracking / "artifacts").as_uri()
     with answering(where):
         client = MlflowClient(tracking_uri=where)
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=location)
+        experiment = experiments.found_or_made(client, name, location)
     return Store(where, client, experiment)
 
 

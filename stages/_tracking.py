@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from otmf import __version__, errors, host, lineage
+from otmf import __version__, errors, experiments, host, lineage
 from stages import _params
 
 PARENT = "OTMF_PARENT_RUN"
@@ -44,10 +44,7 @@ def connect(line: _params.Line) -> Any:
     client = MlflowClient(tracking_uri=uri)
     name = line.params_checked.line
     with _answering(uri):
-        found = client.get_experiment_by_name(name)
-        experiment = (
-            found.experiment_id if found else client.create_experiment(name, artifact_location=_artifacts(line, uri))
-        )
+        experiment = experiments.found_or_made(client, name, _artifacts(line, uri))
     return client, experiment
 
 

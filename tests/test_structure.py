@@ -21,6 +21,7 @@ TORCH_FREE = {
     "descent",
     "differences",
     "environment",
+    "experiments",
     "gathering",
     "host",
     "images",
