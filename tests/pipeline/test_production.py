@@ -183,9 +183,12 @@ def test_somebody_else_pushed_and_the_next_submission_goes_on_from_there(site, t
 
 
 def test_stage_of_an_agent_that_dies_is_asked_of_another(site, tmp_path) -> None:
-    """A machine that is gone: worker, engine, DVC and trainer end at once, and nobody starts them again."""
+    """A machine that is gone: worker, engine, DVC and trainer end at once, and nobody starts them again.
+
+    The fine-tuning is long enough to be met, and gentle: the gate would rightly refuse a task that left the others far behind.
+    """
     known = len(tasks(site.line))
-    site.otmf("submit", makers.card(tmp_path, "fourth", seed=5, finetune={"epochs": 400}))
+    site.otmf("submit", makers.card(tmp_path, "fourth", seed=5, finetune={"epochs": 400, "learning_rate": 1e-6}))
     dead: list[psutil.Process] = []
 
     def trained() -> bool:
