@@ -56,7 +56,7 @@ def prepare(line: layout.Layout, name: str) -> Store:
     if where.startswith("sqlite:"):
         line.tracking.mkdir(parents=True, exist_ok=True)
         location = (line.tracking / "artifacts").as_uri()
-    with answering(where):
+    with answering(where), experiments.opening(where):
         client = MlflowClient(tracking_uri=where)
         experiment = experiments.found_or_made(client, name, location)
     return Store(where, client, experiment)

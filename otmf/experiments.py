@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+
+def opening(where: str) -> contextlib.AbstractContextManager[Any]:
+    """What to open a store in: a file is opened by one process at a time, as the first of them makes its tables.
+
+    Args:
+        where: address of the store; a file's begins with `sqlite:///`, and its folder must exist.
+    """
+    scheme, _, path = where.partition(":///")
+    return FileLock(Path(path).with_suffix(".lock")) if scheme == "sqlite" and path else contextlib.nullcontext()
 
 
 def found_or_made(client: Any, name: str, location: str | None) -> str:

@@ -41,9 +41,9 @@ def connect(line: _params.Line) -> Any:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     uri = store_uri(line)
-    client = MlflowClient(tracking_uri=uri)
     name = line.params_checked.line
-    with _answering(uri):
+    with _answering(uri), experiments.opening(uri):
+        client = MlflowClient(tracking_uri=uri)
         experiment = experiments.found_or_made(client, name, _artifacts(line, uri))
     return client, experiment
 
