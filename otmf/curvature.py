@@ -36,9 +36,9 @@ class Curvature:
     def slope(self, key: str, change: Tensor) -> Tensor:
         """The gradient of Q with respect to one tensor of v, in its shape: 2 B V A, or 2 d v; zero for a tensor it does not know."""
         if key in self.inner:
-            rows = _rows(linear_maps.oriented(key, change), self.outer[key])
+            rows = by_rows(linear_maps.oriented(key, change), self.outer[key])
             half = torch.cat([B @ part for B, part in zip(self.outer[key], rows, strict=True)])
-            columns = _columns(half, self.inner[key])
+            columns = by_columns(half, self.inner[key])
             found = torch.cat([part @ A for A, part in zip(self.inner[key], columns, strict=True)], dim=1)
             return linear_maps.oriented(key, found).mul(2)
         if key in self.diagonal:
@@ -183,9 +183,9 @@ def _solved(key: str, D: Tensor, tau: Tensor, old: Curvature, new: Curvature, da
     inner = [_both_diagonal(*pair, damping) for pair in zip(old.inner[key], new.inner[key], strict=True)]
     outer = [_both_diagonal(*pair, damping) for pair in zip(old.outer[key], new.outer[key], strict=True)]
     rows = []
-    for part, (left, high) in zip(_rows(change, old.outer[key]), outer, strict=True):
+    for part, (left, high) in zip(by_rows(change, old.outer[key]), outer, strict=True):
         tiles = []
-        for tile, (right, wide) in zip(_columns(part, old.inner[key]), inner, strict=True):
+        for tile, (right, wide) in zip(by_columns(part, old.inner[key]), inner, strict=True):
             own = torch.linalg.solve(left, torch.linalg.solve(right, tile.T).T)
             ratio = high[:, None] * wide
             tiles.append(left @ (own * (ratio / (1 + ratio))) @ right.T)
@@ -207,11 +207,13 @@ def _parts(weight: Tensor, *, dim: int) -> tuple[Tensor, ...]:
     return weight.tensor_split(-(-weight.shape[dim] // TILE), dim=dim)
 
 
-def _rows(weight: Tensor, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def by_rows(weight: Tensor, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A weight (out, in) in the parts of its outer factors."""
     return weight.split([len(factor) for factor in factors], dim=0)
 
 
-def _columns(weight: Tensor, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def by_columns(weight: Tensor, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A weight (out, in) in the parts of its inner factors."""
     return weight.split([len(factor) for factor in factors], dim=1)
 
 

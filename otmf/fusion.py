@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from otmf import curvature, masks, objectives, settings, task_vectors, transport
+from otmf import batches, masks, objectives, settings, task_vectors, transport
+from otmf.retention import EVERY, Retention
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 GROUP_BYTES = 4 << 20
@@ -65,19 +66,6 @@ class Start:
 
     factors: tuple[float, float]
     remainder: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What a step's change of the merged vector costs the old tasks, without their inputs.
-
-    Attributes:
-        curvature: of their predictions.
-        weight: of the cost beside the losses of both sides.
-    """
-
-    curvature: curvature.Curvature
-    weight: float
 
 
 def weights(options: settings.Otmf) -> tuple[float, float]:
@@ -145,7 +133,7 @@ def merge_step(
         pre, post: what the two sides are trained on; None where that side may see nothing.
         options: all settings of the step.
         start: where the masks at one begin; None: as `weights` says.
-        retention: what a change of D costs; None: nothing.
+        retention: draws the change of D back every `retention.EVERY` steps and after the last; None: nothing does.
         report: called after each optimiser step with its number and the loss of each side it took.
 
     Raises:
@@ -195,7 +183,7 @@ class _Learner:
     ) -> None:
         self.pretrained, self.features, self.options, self.sides = pretrained, features, options, sides
         self.vectors = {"pre": merged_vector, "post": task_vector}
-        self.start, self.retention = start, retention
+        self.remainder, self.retention, self.undrawn = dict(start.remainder), retention, 0.0
         self.sparse = options.granularity == "sparse"
         self.masks = {
             name: masks.new(
@@ -218,7 +206,7 @@ class _Learner:
         """Trains the masks; returns the loss of every side at every step."""
         groups = _groups(self.vectors["post"])
         drawn = {
-            name: batches(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
+            name: batches.drawn(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
             for place, (name, side) in enumerate(self.sides.items())
         }
         if self.sparse and self.sides and self.options.steps:
@@ -237,10 +225,11 @@ class _Learner:
             active = self._active(step)
             if not active:
                 continue
-            losses = {name: self._loss(name, next(drawn[name])) for name in active}
+            losses = self._losses({name: next(drawn[name]) for name in active})
             updated = active if self.options.alternate else ("pre", "post")
             self._set_rate(optimisers, step)
             self._update(torch.stack(list(losses.values())).sum(), updated, groups, optimisers)
+            self._draw_back(step)
             values = {name: finite(float(loss.detach()), name, step) for name, loss in losses.items()}
             trace += [{"step": step, "side": name, "loss": value} for name, value in values.items()]
             report(step, values)
@@ -260,7 +249,8 @@ class _Learner:
 
     def vector(self) -> task_vectors.Vector:
         """The fused vector with the masks as learned."""
-        return fuse(self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], self.start)
+        start = Start((self.factors["pre"], self.factors["post"]), self.remainder)
+        return fuse(self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], start)
 
     def _place_masks(self, drawn: Mapping[str, Iterator[Tensor]]) -> None:
         """Sparse masks where the loss of a few batches, at the start, has the greatest squares of slopes along the factors.
@@ -272,7 +262,7 @@ class _Learner:
             active = self._active(step)
             if not active:
                 continue
-            loss = torch.stack([self._loss(name, next(drawn[name])) for name in active]).sum()
+            loss = torch.stack(list(self._losses({name: next(drawn[name]) for name in active}).values())).sum()
             found = torch.autograd.grad(loss, list(self.student.values()), allow_unused=True)
             for key, gradient in zip(self.student, found, strict=True):
                 for name in () if gradient is None else active if self.options.alternate else self.vectors:
@@ -286,10 +276,17 @@ class _Learner:
         name = ("pre", "post")[step % 2]
         return (name,) if name in self.sides else ()
 
-    def _loss(self, name: str, positions: Tensor) -> Tensor:
-        side = self.sides[name]
-        student = self.features(self.state, side.inputs[positions])
-        return self.objective(student, side.targets[positions], side.predictors[positions])
+    def _losses(self, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of each side on its inputs at some positions; both go through the encoder at once where they fit together."""
+        inputs = [self.sides[name].inputs[positions] for name, positions in drawn.items()]
+        if len({found.shape[1:] for found in inputs}) == 1:
+            parts = self.features(self.state, torch.cat(inputs)).split([len(found) for found in inputs])
+        else:
+            parts = [self.features(self.state, found) for found in inputs]
+        return {
+            name: self.objective(student, self.sides[name].targets[positions], self.sides[name].predictors[positions])
+            for (name, positions), student in zip(drawn.items(), parts, strict=True)
+        }
 
     def _update(
         self,
@@ -306,8 +303,6 @@ class _Learner:
                 gradient = gradients.pop(key)
                 if gradient is None:  # the features do not depend on it: its masks stay at 1
                     continue
-                if self.retention is not None:
-                    gradient = gradient.add(self._pull(key), alpha=self.retention.weight)
                 for name in names:
                     own = gradient if name == names[-1] else gradient.clone()
                     self.masks[name][key].pull_back(own, self.vectors[name][key], self.factors[name])
@@ -316,10 +311,20 @@ class _Learner:
                 optimisers[name][place].zero_grad(set_to_none=True)
             self._fuse(group)
 
-    def _pull(self, key: str) -> Tensor:
-        """The gradient of what the change of D costs, with respect to a tensor of the student."""
-        change = self.student[key].detach() - self.pretrained[key] - self.vectors["pre"][key]
-        return self.retention.curvature.slope(key, change)
+    def _draw_back(self, step: int) -> None:
+        """What masks do not change takes up what `retention` takes back."""
+        if self.retention is None:
+            return
+        self.undrawn += rate(self.options, step) / self.options.learning_rate
+        if (step + 1) % EVERY and step + 1 < self.options.steps:
+            return
+        with torch.no_grad():
+            for key, student in self.student.items():
+                change = student.detach() - self.pretrained[key] - self.vectors["pre"][key]
+                back = self.retention.drawn_back(key, change, self.undrawn).sub_(change)
+                self.remainder[key] = back.add_(self.remainder[key]) if key in self.remainder else back
+        self._fuse(self.student)
+        self.undrawn = 0.0
 
     def _set_rate(self, optimisers: Mapping[str, list[torch.optim.Adam]], step: int) -> None:
         for optimiser in itertools.chain(*optimisers.values()):
@@ -329,8 +334,8 @@ class _Learner:
         with torch.no_grad():
             for key in keys:
                 student, base = self.student[key], self.pretrained[key]
-                if key in self.start.remainder:
-                    base = torch.add(base, self.start.remainder[key], out=student)
+                if key in self.remainder:
+                    base = torch.add(base, self.remainder[key], out=student)
                 for name, vector in self.vectors.items():
                     base = torch.addcmul(
                         base, self.masks[name][key].value(), vector[key], value=self.factors[name], out=student
@@ -348,15 +353,6 @@ def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:
         groups[-1].append(key)
         size += value.numel() * value.element_size()
     return groups
-
-
-def batches(count: int, size: int, *, seed: int) -> Iterator[Tensor]:
-    """Positions of mini-batches without end: each pass a new permutation, the last part of a pass that does not fill
-    a batch left out (all positions at once where there are fewer than a batch)."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        yield from order.split(size)[: max(count // size, 1)]
 
 
 def finite(loss: float, side: str, step: int) -> float:

@@ -167,8 +167,8 @@ class Otmf(Merge):
     """As in `otmf.fusion`; the values here are the preset `transport`.
 
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
-    retention: how much a change of the merged model's predictions on old tasks counts, as `otmf.curvature` foretells it from what earlier
-        steps kept in place of their inputs; in units of `objective`, best `logits`. 0: nothing is kept for it.
+    retention: the part of a change of mean curvature for old tasks' predictions that each step takes back, more of a steeper one, less of a flatter
+        one (`otmf.retention`), by what earlier steps kept in place of their inputs (`otmf.curvature`). 0: nothing is kept for it.
     largest_damage: of what old tasks' fine-tuning did to their predictions, the share that a step's start may be foretold to undo; the
         start keeps so much of the new task as stays below. None: no bound.
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
@@ -180,7 +180,7 @@ class Otmf(Merge):
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
 
-    code_version: Count = 7
+    code_version: Count = 8
     method: Literal["otmf"] = "otmf"
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8
@@ -189,8 +189,8 @@ class Otmf(Merge):
     start: Literal["ones", "closed_form", "null_space", "curvature"] = "ones"
     retention: Annotated[float, Field(ge=0)] = 0.0
     largest_damage: Positive | None = None
-    probes: Count = 2
-    gradient_batch: Count = 32
+    probes: Count = 1
+    gradient_batch: Count = 4
     damping: Positive = 1e-2
     granularity: Literal["element", "row", "column", "tensor", "low_rank", "sparse"] = "element"
     rank: Count = 1
@@ -234,7 +234,7 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 10.0,
+        "retention": 0.02,
         "objective": "logits",
         "decay": "cosine",
         "batch_size": 8,

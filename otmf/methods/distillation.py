@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from otmf import fusion, merging, objectives, task_vectors
+from otmf import batches, fusion, merging, objectives, task_vectors
 from otmf.methods import _kept_heads, _table
 
 
@@ -41,7 +41,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     objective = objectives.chosen(options.objective, epsilon=0.05, reach=None, seed=options.seed)
     optimiser = torch.optim.Adam(student.values(), lr=options.learning_rate, fused=True)
     sides = {
-        name: (side, fusion.batches(len(side.inputs), options.batch_size, seed=options.seed + place))
+        name: (side, batches.drawn(len(side.inputs), options.batch_size, seed=options.seed + place))
         for place, (name, side) in enumerate((("pre", pre), ("post", post)))
         if side is not None
     }

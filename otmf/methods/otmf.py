@@ -9,6 +9,7 @@ from torch import Tensor
 
 from otmf import curvature, fusion, linear_maps, merging, objectives, task_vectors
 from otmf.methods import _kept_heads, _table, nufilt, wudi
+from otmf.retention import Retention
 
 SMALLEST = 1e-2  # a task's unit is at least this share of the mean square of its expert's centred logits
 
@@ -51,7 +52,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
         post=post,
         options=options,
         start=start,
-        retention=fusion.Retention(old, options.retention) if old is not None and options.retention else None,
+        retention=Retention(old, options.retention) if old is not None and options.retention else None,
         report=data.report if data else None,
     )
     if new is not None:

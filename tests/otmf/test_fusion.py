@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from otmf import curvature, fusion, masks, settings, task_vectors, transport
+from otmf import batches, curvature, fusion, masks, retention, settings, task_vectors, transport
 
 
 def features(state, inputs):
@@ -73,8 +75,8 @@ def transcribed(model, options: settings.Otmf, pre_side: fusion.Side, post_side:
     found = {name: {k: torch.ones_like(v, requires_grad=True) for k, v in tau.items()} for name in ("pre", "post")}
     adams = {name: torch.optim.Adam(mask.values(), lr=options.learning_rate) for name, mask in found.items()}
     sides = {"pre": pre_side, "post": post_side}
-    batches = {
-        name: fusion.batches(len(sides[name].inputs), options.batch_size, seed=options.seed + place)
+    positions = {
+        name: batches.drawn(len(sides[name].inputs), options.batch_size, seed=options.seed + place)
         for place, name in enumerate(sides)
     }
     a, b = (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
@@ -84,7 +86,7 @@ def transcribed(model, options: settings.Otmf, pre_side: fusion.Side, post_side:
         for name in names:
             fused = {k: a * found["pre"][k] * merged[k] + b * found["post"][k] * tau[k] for k in tau}
             state = {**model, **{k: model[k] + fused[k] for k in fused}}
-            chosen = next(batches[name])
+            chosen = next(positions[name])
             loss = loss + transport.sinkhorn_divergence(
                 features(state, sides[name].inputs[chosen]), sides[name].targets[chosen], epsilon=options.epsilon
             )
@@ -199,39 +201,40 @@ def test_remainder_is_added_to_the_tensors_it_names_and_trained_around(model) ->
     assert student.isfinite().all()
 
 
-def of_old_tasks(model, weight: float) -> fusion.Retention:
+def of_old_tasks(model, strength: float) -> retention.Retention:
     pre, inputs = vector(model, 1), side(model, vector(model, 1), 3).inputs
     found = curvature.of_predictions(
         features, task_vectors.add(model, pre), inputs, probes=4, batch_size=4, seed=0
     )  # fmt: skip
-    return fusion.Retention(found, weight)
+    return retention.Retention(found, strength)
 
 
-def test_retention_adds_its_slope_to_that_of_the_loss(model) -> None:
-    """One step of one side: Adam's first step is the sign of the gradient, here of loss plus retention, by autograd."""
-    options = settings.merge("transport", {"steps": 1, "learning_rate": 0.01})
-    kept, pre, tau = of_old_tasks(model, 5.0), vector(model, 1), vector(model, 2)
-    new = side(model, tau, 4)
-    found = merge(model, options, pre=None, post=new, retention=kept)
-    mask = {key: torch.ones_like(value, requires_grad=True) for key, value in tau.items()}
-    fused = {key: pre[key] + mask[key] * tau[key] for key in tau}
-    chosen = next(fusion.batches(len(new.inputs), options.batch_size, seed=options.seed))
-    loss = transport.sinkhorn_divergence(
-        features({**model, **{key: model[key] + fused[key] for key in fused}}, new.inputs[chosen]),
-        new.targets[chosen],
-        epsilon=options.epsilon,
-    )
-    slopes = {key: kept.curvature.slope(key, (fused[key] - pre[key]).detach()) for key in tau}
-    total = loss + 5.0 * sum((slopes[key] * fused[key]).sum() for key in tau)
-    gradients = torch.autograd.grad(total, list(mask.values()))
-    for key, gradient in zip(tau, gradients, strict=True):
-        torch.testing.assert_close(found.masks["post"][key].value(), 1 - 0.01 * gradient.sign(), atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("steps", "drawn"), [(3, [3.0]), (10, [10.0]), (12, [10.0, 2.0])])
+def test_retention_draws_the_change_back_every_ten_steps_and_after_the_last(model, steps, drawn) -> None:
+    kept, asked = of_old_tasks(model, 0.1), []
+    whole = kept.drawn_back
+    kept.drawn_back = lambda key, change, count: asked.append((key, count)) or whole(key, change, count)
+    found = merge(model, settings.merge("transport", {"steps": steps}), pre=None, retention=kept)
+    free = merge(model, settings.merge("transport", {"steps": steps}), pre=None)
+    assert [count for key, count in asked if key == "first.weight"] == pytest.approx(drawn)
+    if len(drawn) == 1:  # nothing was trained after it: the free merge, drawn back once
+        for key, value in free.vector.items():
+            expected = vector(model, 1)[key] + whole(key, value - vector(model, 1)[key], drawn[0])
+            torch.testing.assert_close(found.vector[key], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_retention_weakens_with_the_learning_rate(model) -> None:
+    kept, asked = of_old_tasks(model, 0.1), []
+    kept.drawn_back = lambda key, change, count: asked.append(count) or change
+    merge(model, settings.merge("transport", {"steps": 10, "decay": "cosine"}), pre=None, retention=kept)
+    expected = sum(0.5 * (1 + math.cos(math.pi * step / 10)) for step in range(10))
+    assert asked == [pytest.approx(expected)] * len(vector(model, 1))
 
 
 def test_retention_holds_the_change_of_old_predictions(model) -> None:
     changes = []
-    for weight in (1e-9, 100.0):
-        kept = of_old_tasks(model, weight)
+    for strength in (1e-9, 1.0):
+        kept = of_old_tasks(model, strength)
         found = merge(model, settings.merge("transport", {"steps": 60}), pre=None, retention=kept)
         changes.append(kept.curvature.of({key: value - vector(model, 1)[key] for key, value in found.vector.items()}))
     assert changes[1] < changes[0] / 2
@@ -288,13 +291,6 @@ def test_features_that_are_not_finite_stop_the_merge(model) -> None:
     broken = fusion.Side(torch.full((20, 6), float("nan")), torch.zeros(20, 4))
     with pytest.raises(ValueError, match="look for NaN in the features"):
         merge(model, DEFAULT, post=broken)
-
-
-def test_batches_cover_all_inputs_before_any_repeats() -> None:
-    batches = fusion.batches(48, 16, seed=0)
-    seen = torch.cat([next(batches) for _ in range(3)])
-    assert sorted(seen.tolist()) == list(range(48))
-    assert len(next(fusion.batches(5, 16, seed=0))) == 5
 
 
 def test_parameters_that_no_feature_depends_on_keep_their_masks() -> None:

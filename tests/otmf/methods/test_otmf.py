@@ -166,7 +166,7 @@ def test_merge_begins_where_old_and_new_curvature_balance(backbone) -> None:
     inputs = makers.pictures(6, seed=2)[0]
     new = curvature.of_predictions(
         lambda state, x: objectives.centred(line.head(2), line.encoder.features(state, x)),
-        task_vectors.add(line.base, tau), line.encoder.prepare(inputs), probes=2, batch_size=32, seed=0,
+        task_vectors.add(line.base, tau), line.encoder.prepare(inputs), probes=1, batch_size=4, seed=0,
     )  # fmt: skip
     expected = curvature.merged(D, old, tau, new.scaled(1 / new.of(tau)), count=2, damping=1e-2)
     found = line.step(2).vector

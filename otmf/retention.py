@@ -1,0 +1,67 @@
+"""What holds a merged model at its predictions on old tasks while masks are trained, without their inputs.
+
+Symbols: D merged vector so far, v the one being trained, Q(v - D) the foretold change of old predictions (`otmf.curvature`), H its matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from otmf import linear_maps
+from otmf.curvature import Curvature, by_columns, by_rows
+
+EVERY = 10  # steps from one drawing back to the next
+
+
+class Retention:
+    """Draws v back towards D: c = v - D becomes (1 + s H / h)^-1 c, the minimiser of |x - c|^2 + (s / h) Q(x), with h the mean
+    eigenvalue of H over linear weights.
+
+    As weight decay is parted from Adam's gradient, this is: what is drawn back neither enters the moments nor can overshoot, however steep H is.
+
+    Args:
+        curvature: of old tasks.
+        strength: s of one step at the full learning rate: so much a direction of mean curvature is drawn back.
+
+    Source: the proximal operator of a quadratic (Parikh and Boyd 2014, section 6.1.1), in the eigenbasis of each Kronecker product; parted
+        from the gradient as in Loshchilov and Hutter (2019), arXiv:1711.05101.
+    """
+
+    def __init__(self, curvature: Curvature, strength: float) -> None:
+        self.curvature, self.strength = curvature, strength
+        self.inner = {key: [_eigen(part) for part in parts] for key, parts in curvature.inner.items()}
+        self.outer = {key: [_eigen(part) for part in parts] for key, parts in curvature.outer.items()}
+        total = count = 0.0
+        for key in self.inner:
+            (a, m), (b, n) = (_sums(found[key]) for found in (self.inner, self.outer))
+            total, count = total + a * b, count + m * n
+        self.mean = max(total / count if count else 1.0, torch.finfo(torch.float32).tiny)
+
+    def drawn_back(self, key: str, change: Tensor, steps: float) -> Tensor:
+        """One tensor of the change after so many steps at the full rate, in its shape; as it is, if old predictions do not depend on it."""
+        scale = self.strength * steps / self.mean
+        if key in self.inner:
+            parts = by_rows(linear_maps.oriented(key, change), self.curvature.outer[key])
+            done = []
+            for part, (high, left) in zip(parts, self.outer[key], strict=True):
+                tiles = by_columns(part, self.curvature.inner[key])
+                done.append(
+                    [
+                        left @ ((left.T @ tile @ right) / (1 + scale * high[:, None] * wide)) @ right.T
+                        for tile, (wide, right) in zip(tiles, self.inner[key], strict=True)
+                    ]
+                )
+            return linear_maps.oriented(key, torch.cat([torch.cat(tiles, dim=1) for tiles in done]))
+        if key in self.curvature.diagonal:
+            return change / (1 + scale * self.curvature.diagonal[key])
+        return change
+
+
+def _eigen(factor: Tensor) -> tuple[Tensor, Tensor]:
+    values, basis = torch.linalg.eigh(factor.double())
+    return values.clamp_min(0).to(factor.dtype), basis.to(factor.dtype)
+
+
+def _sums(parts: list[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    return sum(float(values.sum()) for values, _ in parts), sum(len(values) for values, _ in parts)
