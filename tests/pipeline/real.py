@@ -1,11 +1,12 @@
 """The chain on real images: a line, its base and its cards, made from a folder of npz files. No code of its own.
 
     python -m tests.pipeline.real DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
-        [--only-experts]
+        [--only-experts] [--unlike]
 
 DATA_FOLDER holds mnist.npz, eurosat.npz, ... and pretrain_tiny_imagenet.npz; LINE_FOLDER is made, outside any
 repository, as the data may not be copied into one. With --only-experts the tasks are merged by running sums, which is quick, and nothing is
-compared: a line for `otmf bench`.
+compared: a line for `otmf bench`. --unlike adds an eighth task that fits none of the others: cifar10 with its pixels scrambled, fine-tuned
+ten times as fast. The gate refuses it, and it is promoted all the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from tests import makers
 
@@ -72,6 +75,20 @@ def prepare(
     return folder / "pretrained.yaml", cards
 
 
+def unlike(data: Path, folder: Path) -> Path:
+    """Writes the data and the card of a task that fits no other; returns the card. One permutation of the pixels for all images."""
+    with np.load(data / "cifar10.npz", allow_pickle=False) as arrays:
+        found = dict(arrays)
+    for part in ("train_x", "test_x"):
+        count, height, width, channels = found[part].shape
+        order = np.random.default_rng(0).permutation(height * width)
+        found[part] = found[part].reshape(count, -1, channels)[:, order].reshape(found[part].shape)
+    np.savez_compressed(folder / "scrambled.npz", **found)
+    content = {"name": "scrambled", "source": "npz", "path": "scrambled.npz", "finetune": {"learning_rate": 0.005}}
+    makers.write_yaml(folder / "scrambled.yaml", content)
+    return folder / "scrambled.yaml"
+
+
 def arguments(
     description: str, *, tasks: int, epochs: int, orders: int = 3, trained_orders: int = 3
 ) -> argparse.ArgumentParser:
@@ -88,6 +105,11 @@ def arguments(
     return parser
 
 
+def program(name: str) -> str:
+    """Where a command of this environment is."""
+    return str(Path(sys.executable).parent / name)
+
+
 def quick(given: argparse.Namespace) -> dict[str, str]:
     """How a line merges whose experts alone are wanted."""
     return {"method": "wudi"} if given.only_experts else {}
@@ -95,7 +117,7 @@ def quick(given: argparse.Namespace) -> dict[str, str]:
 
 def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str) -> None:
     """Makes a line, onboards its cards, compares the methods and writes the report."""
-    otmf = str(Path(sys.executable).parent / "otmf")
+    otmf = program("otmf")
     line, begun = given.line, time.perf_counter()
     init = ["init", str(line), "--base", str(base), "--params", str(base.parent / "params.yaml"), *options]
     commands = [init, *(["onboard", str(card), "--line", str(line)] for card in cards)]
@@ -110,7 +132,9 @@ def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str)
 
 
 def main() -> None:
-    given = arguments(__doc__, tasks=len(TASKS), epochs=25).parse_args()
+    parser = arguments(__doc__, tasks=len(TASKS), epochs=25)
+    parser.add_argument("--unlike", action="store_true")
+    given = parser.parse_args()
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
         given.data.resolve(),
@@ -121,6 +145,10 @@ def main() -> None:
         merge=quick(given),
     )
     run(given, base, cards, "--backbone", str(BACKBONE))
+    if given.unlike:
+        card = unlike(given.data.resolve(), materials)
+        for words in (["onboard", str(card)], ["promote", card.stem, "--reason", "merged to see what it costs"]):
+            subprocess.run([program("otmf"), *words, "--line", str(given.line)], check=words[0] == "promote")
 
 
 if __name__ == "__main__":
