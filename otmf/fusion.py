@@ -27,7 +27,7 @@ class Side:
     """What one side of a merge is trained on: inputs, and the features the merged model should give them.
 
     Attributes:
-        inputs: shape (n, ...), what `features` takes.
+        inputs: shape (n, ...), what `features` takes; rows of one shape on both sides.
         targets: shape (n, d), the teacher's features of the same inputs, computed once per step.
         predictors: the heads of the inputs, for objectives on predictions.
     """
@@ -183,7 +183,8 @@ class _Learner:
     ) -> None:
         self.pretrained, self.features, self.options, self.sides = pretrained, features, options, sides
         self.vectors = {"pre": merged_vector, "post": task_vector}
-        self.remainder, self.retention, self.undrawn = dict(start.remainder), retention, 0.0
+        self.remainder, self.retention = dict(start.remainder), retention
+        self.undrawn: list[float] = []  # the rate of each step since the last drawing back, as a share of the full one
         self.sparse = options.granularity == "sparse"
         self.masks = {
             name: masks.new(
@@ -229,10 +230,14 @@ class _Learner:
             updated = active if self.options.alternate else ("pre", "post")
             self._set_rate(optimisers, step)
             self._update(torch.stack(list(losses.values())).sum(), updated, groups, optimisers)
-            self._draw_back(step)
+            self.undrawn.append(rate(self.options, step) / self.options.learning_rate)
+            if len(self.undrawn) == EVERY:
+                self._draw_back()
             values = {name: finite(float(loss.detach()), name, step) for name, loss in losses.items()}
             trace += [{"step": step, "side": name, "loss": value} for name, value in values.items()]
             report(step, values)
+        if self.undrawn:
+            self._draw_back()
         return trace
 
     def costs(self) -> dict[str, float]:
@@ -277,12 +282,9 @@ class _Learner:
         return (name,) if name in self.sides else ()
 
     def _losses(self, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of each side on its inputs at some positions; both go through the encoder at once where they fit together."""
+        """The loss of each side on its inputs at some positions; they go through the encoder together."""
         inputs = [self.sides[name].inputs[positions] for name, positions in drawn.items()]
-        if len({found.shape[1:] for found in inputs}) == 1:
-            parts = self.features(self.state, torch.cat(inputs)).split([len(found) for found in inputs])
-        else:
-            parts = [self.features(self.state, found) for found in inputs]
+        parts = self.features(self.state, torch.cat(inputs)).split([len(found) for found in inputs])
         return {
             name: self.objective(student, self.sides[name].targets[positions], self.sides[name].predictors[positions])
             for (name, positions), student in zip(drawn.items(), parts, strict=True)
@@ -311,20 +313,17 @@ class _Learner:
                 optimisers[name][place].zero_grad(set_to_none=True)
             self._fuse(group)
 
-    def _draw_back(self, step: int) -> None:
+    def _draw_back(self) -> None:
         """What masks do not change takes up what `retention` takes back."""
+        steps, self.undrawn = sum(self.undrawn), []
         if self.retention is None:
-            return
-        self.undrawn += rate(self.options, step) / self.options.learning_rate
-        if (step + 1) % EVERY and step + 1 < self.options.steps:
             return
         with torch.no_grad():
             for key, student in self.student.items():
                 change = student.detach() - self.pretrained[key] - self.vectors["pre"][key]
-                back = self.retention.drawn_back(key, change, self.undrawn).sub_(change)
+                back = self.retention.drawn_back(key, change, steps) - change
                 self.remainder[key] = back.add_(self.remainder[key]) if key in self.remainder else back
         self._fuse(self.student)
-        self.undrawn = 0.0
 
     def _set_rate(self, optimisers: Mapping[str, list[torch.optim.Adam]], step: int) -> None:
         for optimiser in itertools.chain(*optimisers.values()):

@@ -223,6 +223,15 @@ def test_retention_draws_the_change_back_every_ten_steps_and_after_the_last(mode
             torch.testing.assert_close(found.vector[key], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_retention_draws_back_whichever_side_an_alternating_merge_lacks(model) -> None:
+    """Ten of twenty steps have a side to train: they are drawn back together, though the last of the twenty trains none."""
+    for lacking in ("pre", "post"):
+        kept, asked = of_old_tasks(model, 0.1), []
+        kept.drawn_back = lambda key, change, count, asked=asked: asked.append(count) or change
+        merge(model, settings.merge("paper", {"steps": 20}), retention=kept, **{lacking: None})
+        assert asked == [10.0] * len(vector(model, 1))
+
+
 def test_retention_weakens_with_the_learning_rate(model) -> None:
     kept, asked = of_old_tasks(model, 0.1), []
     kept.drawn_back = lambda key, change, count: asked.append(count) or change
