@@ -298,7 +298,7 @@ def _task(
     card = cards.Card.model_validate(read.yaml(f"data/cards/{name}.yaml"))
     manifest = read.json(f"data/results/splits/{name}.json")
     after = {row["step"]: row["accuracy"] for row in last["rows"] if row["task"] == name}
-    tuned = [one for one in order if evaluations[one]["heads"] != "frozen"]
+    tuned = [one for one in order if evaluations[one]["heads"] in ("previous", "all")]
     uses = [] if card.checkpoint else ["fine-tuning"]
     uses += [f"tuning of heads ({evaluations[one]['heads']}) at {one}" for one in tuned]
     return Task(

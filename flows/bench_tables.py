@@ -14,6 +14,7 @@ from flows import report
 from otmf import metrics
 
 LEVEL = 0.05
+HEADS = {"frozen": "", "aligned": ", heads aligned", "previous": ", previous head tuned", "all": ", all heads tuned"}
 
 
 def write(folder: Path, rows: pd.DataFrame, references: pd.DataFrame, *, title: Mapping[str, Any]) -> None:
@@ -62,7 +63,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "method": name,
         "heads": kind,
         "joint": joint,
-        "label": name + ("" if kind == "frozen" else f", {kind} head{'s' if kind == 'all' else ''} tuned"),
+        "label": name + HEADS[kind],
         "sees": _sees(rows),
         "runs": len(accs),
         "accs": list(accs.values()),

@@ -81,7 +81,7 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "method": name,
                 "sees": own[0]["sees"],
-                "labels": "none" if heads == "frozen" else f"{heads} head tuned",
+                "labels": {"frozen": "none", "aligned": "none, heads aligned"}.get(heads, f"{heads} head tuned"),
                 "orders": len(own),
                 "acc": _spread([row["acc"] for row in own]),
                 "bwt": _spread([row["bwt"] for row in own if row["bwt"] is not None]),

@@ -1,4 +1,4 @@
-"""Classification heads: linear maps on L2-normalised features. Zero-shot, class prototypes, probes, and tuning."""
+"""Classification heads: linear maps on L2-normalised features. Zero-shot, class prototypes, probes, tuning and alignment."""
 
 from __future__ import annotations
 
@@ -96,6 +96,38 @@ def tune(head: Head, features: Tensor, labels: Tensor, *, options: settings.Head
         loss.backward()
         optimiser.step()
     return Head(weight.detach(), bias.detach())
+
+
+def aligned(head: Head, features: Tensor, logits: Tensor, *, ridge: float) -> Head:
+    """The head whose logits of some inputs are nearest to given ones, by ridge regression around the head itself. No label is read.
+
+    W + R^T X (X^T X + n ridge / d)^-1 with rows X of normalised features and residuals R; the bias stays. As the mean eigenvalue of X^T X is n / d,
+    `ridge` is in units of it.
+
+    Args:
+        head: where to stay near.
+        features: shape (n, d), of the merged model; without rows the head stays.
+        logits: shape (n, classes), what the expert's features of the same inputs gave under its own head.
+        ridge: how strongly the head stays; greater than 0.
+
+    Raises:
+        ValueError: if inputs or classes do not match, or a value is not finite.
+    """
+    if logits.shape != (len(features), len(head.weight)):
+        raise ValueError(
+            f"expected logits of {len(features)} inputs and {len(head.weight)} classes; received shape {tuple(logits.shape)}; give one row "
+            "for each input"
+        )
+    if not len(features):
+        return head
+    rows = functional.normalize(features.double(), dim=-1)
+    residuals = logits.double() - functional.linear(rows, head.weight.double(), head.bias.double())
+    if not (residuals.isfinite().all() and rows.isfinite().all()):
+        raise ValueError("expected finite features and logits; received NaN or infinity; correct the merged model")
+    count, size = rows.shape
+    gram = rows.T @ rows + ridge * count / size * torch.eye(size, dtype=rows.dtype, device=rows.device)
+    change = torch.linalg.solve(gram, rows.T @ residuals).T
+    return Head(head.weight + change.to(head.weight), head.bias)
 
 
 def accuracy(head: Head, features: Tensor, labels: Tensor) -> float:

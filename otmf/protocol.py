@@ -39,11 +39,12 @@ class Protocol(Section):
     orders: seeds of orders, or orders themselves.
     seeds: of what methods draw.
     data: see there.
-    heads: kinds of heads that every method is scored with, where the method names none itself.
+    heads: kinds of heads that every method is scored with, where the method names none itself; those `aligned` see as many new inputs as
+        the rule allows, and what old ones the merge left.
     score: the test inputs; or for choosing settings those unlabelled ones that no merge draws, with the labels they came with.
     after: score every task seen so far after every step, or each after its own step and all after the last.
-    methods: name of the row -> settings of `merge`, with `preset`, `joint` (all tasks at once) and `heads` beside them; a row named
-        after a method needs no `method`.
+    methods: name of the row -> settings of `merge`, with `preset`, `joint` (all tasks at once), `heads` and `head_tune` (their settings)
+        beside them; a row named after a method needs no `method`.
     """
 
     line: str | None = None
@@ -51,7 +52,7 @@ class Protocol(Section):
     orders: Annotated[tuple[Seed | tuple[cards.Slug, ...], ...], Field(min_length=1)] = ORDERS
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     data: DataRule = DataRule()
-    heads: Annotated[tuple[Literal["frozen", "previous", "all"], ...], Field(min_length=1)] = ("frozen",)
+    heads: Annotated[tuple[Literal["frozen", "aligned", "previous", "all"], ...], Field(min_length=1)] = ("frozen",)
     score: Literal["test", "validation"] = "test"
     after: Literal["every_step", "own_and_last"] = "every_step"
     methods: Annotated[dict[cards.Slug, dict[str, Any] | None], Field(min_length=1)]
@@ -137,7 +138,7 @@ def runs(protocol: Protocol, known: Sequence[str]) -> list[Run]:
         raise settings.SettingsError("; ".join(mistakes))
     held_out = protocol.data.new if protocol.score == "validation" else None
     return [
-        Run(name, order, ordered, seed, {**row.merge, "seed": seed}, row.heads, row.joint, held_out, protocol.after)
+        Run(name, order, ordered, seed, {**row.merge, "seed": seed}, tuple({**found, "seed": seed} for found in row.heads), row.joint, held_out, protocol.after)
         for name, row in rows.items()
         for (order, ordered), seed in itertools.islice(
             itertools.product(_orders(protocol.orders, tasks), protocol.seeds), len(protocol.seeds) if row.joint else None
@@ -155,6 +156,7 @@ class _Row:
 def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
     values = dict(given)
     preset, joint, kinds = values.pop("preset", None), values.pop("joint", False), values.pop("heads", protocol.heads)
+    tune = values.pop("head_tune", {})
     if preset is None and "method" not in values:
         values["method"] = name
     if "seed" in values:
@@ -167,13 +169,33 @@ def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
             f"{options.method}; remove it"
         )
     if not isinstance(kinds, list | tuple) or not kinds:
-        raise settings.SettingsError(f"heads: expected a list of frozen, previous, all; received {kinds!r}; correct it")
-    tuned = tuple(settings.head_tune("default", {"heads": kind}) for kind in kinds)
-    if any(found.heads != "frozen" for found in tuned) and not protocol.data.labels:
         raise settings.SettingsError(
-            "heads: expected frozen ones, as data.labels is false; received others, which are tuned on labels; set data.labels: true"
+            f"heads: expected a list of frozen, aligned, previous, all; received {kinds!r}; correct it"
         )
+    tuned = _heads(kinds, tune, protocol.data)
     return _Row(options.model_dump(mode="json"), tuple(found.model_dump(mode="json") for found in tuned), joint)
+
+
+def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[settings.HeadTune, ...]:
+    if not isinstance(given, Mapping) or {"heads", "seed"} & set(given):
+        raise settings.SettingsError(
+            f"head_tune: expected a mapping of settings of heads without `heads` and `seed`, which stand elsewhere; received {str(given)[:60]!r}; "
+            "correct it"
+        )
+    tuned = tuple(
+        settings.head_tune("default", {"unlabelled_images": rule.new or 1, **given, "heads": kind}) for kind in kinds
+    )
+    if any(found.heads in ("previous", "all") for found in tuned) and not rule.labels:
+        raise settings.SettingsError(
+            "heads: expected frozen or aligned ones, as data.labels is false; received others, which are tuned on labels; set data.labels: true"
+        )
+    wanted = max((found.unlabelled_images for found in tuned if found.heads == "aligned"), default=0)
+    if wanted > rule.new:
+        raise settings.SettingsError(
+            f"heads: expected aligned ones that see at most {rule.new} inputs of the new task, as data.new says; received {wanted}; raise data.new "
+            "or leave them out"
+        )
+    return tuned
 
 
 def _fitted(preset: str, values: dict[str, Any], rule: DataRule) -> merging.Merge:

@@ -99,10 +99,16 @@ HEAD_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class HeadTune(Section):
-    """Which heads are trained on frozen merged features, with how much of the labelled images."""
+    """Which heads change after a merge: none; those `aligned` without labels with what their experts' logits were, new and remembered inputs
+    being scored; or those trained on frozen merged features with a fraction of the labelled images.
+
+    unlabelled_images: of the new task, for `aligned`; ridge: how strongly aligned heads stay as they were (`heads.aligned`).
+    """
 
     code_version: Count = 1
-    heads: Literal["frozen", "previous", "all"] = "frozen"
+    heads: Literal["frozen", "aligned", "previous", "all"] = "frozen"
+    unlabelled_images: Count = 256
+    ridge: Positive = 0.03
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
     steps: Count = 100
     learning_rate: Positive = 0.01

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import continual, datasets, heads, low_rank, methods, rows, settings, task_vectors
+from otmf import alignment, continual, datasets, heads, low_rank, memory, methods, rows, settings, task_vectors
 from stages import _cost, _encoder, _features, _files, _params
 
 
@@ -30,8 +30,8 @@ class _Scores:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def due(self, order: Sequence[str], count: int) -> Sequence[str]:
-        """The tasks whose heads are tuned after the step of that number."""
-        return {"frozen": (), "previous": order[:count][-2:-1], "all": order[:count]}[self.tune.heads]
+        """The tasks whose heads are tuned on labels after the step of that number."""
+        return {"previous": order[:count][-2:-1], "all": order[:count]}.get(self.tune.heads, ())
 
 
 HELD = 16 * 2**30  # bytes of test inputs of all tasks
@@ -91,6 +91,7 @@ class Bench:
                                          head=self.heads[task].to(self.where), targets=self._taught(tau))  # fmt: skip
             cost.seconds += self._saved()
             merged, state = done.vector, done.state
+            self._align(scores, merged, order[:count], tau, state)
             scored = order[:count] if every_step or count == len(order) else order[count - 1 : count]
             self._score(scores, merged, order, count, scored, _facts(done, cost))
         return [row for found in scores for row in found.rows]
@@ -129,6 +130,27 @@ class Bench:
         """Accuracy of a state on the inputs of a task that are scored, under a head."""
         inputs, labels = self.tests[task]
         return heads.accuracy(head, self.encoder.teach(state, inputs).cpu(), labels)
+
+    def _align(
+        self,
+        scores: list[_Scores],
+        merged: task_vectors.Vector,
+        tasks: Sequence[str],
+        tau: task_vectors.Vector,
+        left: Mapping[str, Tensor],
+    ) -> None:
+        model = task_vectors.add(self.pretrained, merged)
+        taught = self._taught(tau) or (
+            lambda inputs: self.encoder.teach(task_vectors.add(self.pretrained, tau), inputs)
+        )
+        for found in scores:
+            if found.tune.heads == "aligned":
+                inputs = self._unlabelled(tasks[-1], found.tune)
+                found.heads, _ = alignment.after_step(
+                    found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
+                    targets=taught(inputs), kept=memory.from_tensors(left), ridge=found.tune.ridge,
+                )  # fmt: skip
+        self._saved()
 
     def _score(
         self,
@@ -202,7 +224,7 @@ class Bench:
         lengths = [self.backbone.lengths(self.backbone.read(source, batch)) for batch in batches]
         return np.argsort(np.concatenate(lengths), kind="stable")
 
-    def _unlabelled(self, task: str, options: settings.Merge) -> np.ndarray:
+    def _unlabelled(self, task: str, options: settings.Merge | settings.HeadTune) -> np.ndarray:
         wanted = (task, options.unlabelled_images, options.seed)
         if wanted not in self.unlabelled:
             self.unlabelled[wanted] = _encoder.unlabelled(self.line, task, options)

@@ -68,7 +68,7 @@ def features(
     )
 
 
-def unlabelled(line: _params.Line, name: str, options: settings.Merge) -> np.ndarray:
+def unlabelled(line: _params.Line, name: str, options: settings.Merge | settings.HeadTune) -> np.ndarray:
     """At most `unlabelled_images` inputs of a task's unlabelled part, drawn from the seed."""
     task, split = line.load(name)
     chosen = drawn(split, options.seed)[: options.unlabelled_images]

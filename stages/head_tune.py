@@ -1,10 +1,13 @@
-"""Stage `head-tune`: the heads that serve after a step: frozen, or tuned on frozen merged features with a few labels."""
+"""Stage `head-tune`: the heads that serve after a step: frozen, aligned without labels, or tuned on frozen merged features with a few."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
-from otmf import backbones, checkpoints, heads, settings, task_vectors
+from otmf import alignment, backbones, checkpoints, heads, memory, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -13,28 +16,64 @@ def main(line: _params.Line, name: str) -> Facts:
     step = line.step(name)
     options = step.head_tune
     tasks = line.tasks_until(name)
-    chosen = {"frozen": [], "previous": tasks[-2:-1], "all": tasks}[options.heads]
+    chosen = {"frozen": [], "aligned": [], "previous": tasks[-2:-1], "all": tasks}[options.heads]
     where, backbone = _encoder.device(line), _encoder.open_backbone(line)
     merged = checkpoints.load(line.merged(name) / "model.safetensors")
     record = {"step": name, "tasks": tasks, "tuned": chosen, "heads": options.heads, "labelled_images": {}}
-    for task in tasks:
-        source = line.finetuned(task) if task == step.task else line.heads(step.previous)
-        served, frozen, classes = _files.load_head(
-            source / ("head.safetensors" if task == step.task else f"{task}.safetensors")
-        )
+    before = {task: _files.load_head(_path(line, step, task)) for task in tasks}
+    aligned: dict[str, heads.Head] = {}
+    if options.heads == "aligned":
+        aligned, record["unlabelled_images"] = _aligned(line, name, before, backbone, merged, options, where)
+        record["tuned"] = list(record["unlabelled_images"])
+        say(f"head-tune {name}: heads aligned on {_listed(record['unlabelled_images'])} unlabelled {backbone.reads}")
+    for task, (served, frozen, classes) in before.items():
+        served = aligned.get(task, served)
         if task in chosen:
             served, used = _tuned(line, task, served, backbone, merged, options, where)
             record["labelled_images"][task] = used
             say(f"head-tune {name}: head of {task} tuned on {used} labelled {backbone.reads}")
         _files.save_head(line.heads(name) / f"{task}.safetensors", served, frozen, classes=classes)
     _files.write_json(line.heads(name) / "heads.json", record)
-    say(f"head-tune {name}: {options.heads}, {len(chosen)} of {len(tasks)} heads tuned")
+    say(f"head-tune {name}: {options.heads}, {len(record['tuned'])} of {len(tasks)} heads changed")
     return Facts(
         inputs=[line.merged(name), line.heads(step.previous), line.finetuned(step.task)],
         outputs=[line.heads(name)],
         parameters=options.model_dump(),
         document={"heads": record},
     )
+
+
+def _path(line: _params.Line, step: settings.Step, task: str) -> Path:
+    """Of the head that served before the step; the frozen one of the task that it brings."""
+    return (
+        line.finetuned(task) / "head.safetensors"
+        if task == step.task
+        else line.heads(step.previous) / f"{task}.safetensors"
+    )
+
+
+def _aligned(
+    line: _params.Line, name: str, before: dict[str, tuple[heads.Head, heads.Head, tuple[str, ...]]], backbone: backbones.Backbone,
+    merged: task_vectors.State, options: settings.HeadTune, where: torch.device,
+) -> tuple[dict[str, heads.Head], dict[str, int]]:  # fmt: skip
+    task = line.step(name).task
+    has_some = len(line.load(task)[1].unlabelled) > 1  # a checkpoint can come without
+    inputs = _encoder.unlabelled(line, task, options) if has_some else np.empty(0)
+    expert = checkpoints.load(line.finetuned(task) / "model.safetensors")
+    return alignment.after_step(
+        {task: served for task, (served, _, _) in before.items()},
+        {task: frozen for task, (_, frozen, _) in before.items()},
+        list(before),
+        teach=lambda found: _encoder.teach(backbone, merged, found, where=where),
+        inputs=inputs,
+        targets=_encoder.teach(backbone, expert, inputs, where=where) if has_some else torch.empty(0),
+        kept=memory.from_tensors(checkpoints.load(line.merged(name) / "state.safetensors")),
+        ridge=options.ridge,
+    )
+
+
+def _listed(used: dict[str, int]) -> str:
+    return ", ".join(f"{task} {count}" for task, count in used.items())
 
 
 def _tuned(

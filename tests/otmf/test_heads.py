@@ -41,3 +41,34 @@ def test_probe_and_tuning_learn_what_prototypes_cannot() -> None:
 def test_class_without_inputs_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected labelled inputs of each of 3 classes; received counts \[2, 2, 0\]"):
         heads.prototype(FEATURES, LABELS, classes=3, scale=1)
+
+
+def test_alignment_is_the_minimum_of_its_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, wanted = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((7, 4), (7, 3)))
+    head = heads.Head(*(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (3,))))
+    found = heads.aligned(head, features, wanted, ridge=0.3)
+    weight = found.weight.clone().requires_grad_()
+    missed = (heads.Head(weight, head.bias).logits(features) - wanted).square().sum()
+    (missed + 0.3 * len(features) / 4 * (weight - head.weight).square().sum()).backward()
+    torch.testing.assert_close(weight.grad, torch.zeros_like(weight), atol=1e-10, rtol=0)
+    assert found.bias is head.bias
+
+
+def test_alignment_stays_where_logits_fit_already_and_without_inputs() -> None:
+    head = heads.Head(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    torch.testing.assert_close(heads.aligned(head, FEATURES, head.logits(FEATURES), ridge=0.1).weight, head.weight)
+    assert heads.aligned(head, FEATURES[:0], torch.empty(0, 2), ridge=0.1) is head
+
+
+@pytest.mark.parametrize(
+    ("features", "logits", "said"),
+    [
+        (FEATURES, torch.zeros(3, 2), r"expected logits of 4 inputs and 2 classes; received shape \(3, 2\)"),
+        (FEATURES, torch.full((4, 2), float("nan")), "expected finite features and logits; received NaN"),
+        (FEATURES * float("inf"), torch.zeros(4, 2), "expected finite features and logits; received NaN"),
+    ],
+)
+def test_alignment_refuses_what_does_not_fit(features, logits, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        heads.aligned(heads.Head(torch.eye(2), torch.zeros(2)), features, logits, ridge=0.1)

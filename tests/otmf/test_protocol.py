@@ -60,6 +60,16 @@ def test_validation_is_held_out_from_what_merges_draw() -> None:
     assert {run.held_out for run in asked()} == {None}
 
 
+def test_aligned_heads_see_what_the_rule_allows_drawn_as_the_merge_draws_it() -> None:
+    found = asked(
+        heads=["frozen", "aligned"], data={"new": 40}, seeds=[3], methods={"wudi": {"head_tune": {"ridge": 0.5}}}
+    )[0].heads
+    assert [(one["heads"], one["unlabelled_images"], one["ridge"], one["seed"]) for one in found] == [
+        ("frozen", 40, 0.5, 3),
+        ("aligned", 40, 0.5, 3),
+    ]
+
+
 def test_what_a_run_is_decides_its_identity() -> None:
     first, inputs = asked()[0], {"data/x": "1"}
     assert first.identity(inputs) == asked()[0].identity(inputs)
@@ -100,7 +110,12 @@ def test_what_a_run_is_decides_its_identity() -> None:
             {"data": {"old": 9}, "methods": {"paper": {"preset": "paper", "memory_size": 10}}},
             "at most 9 remembered inputs of old tasks.*received otmf, which sees 10",
         ),
-        ({"heads": ["previous"]}, "heads: expected frozen ones, as data.labels is false"),
+        ({"heads": ["previous"]}, "heads: expected frozen or aligned ones, as data.labels is false"),
+        ({"heads": ["aligned"], "data": {"new": 0}}, "heads: expected aligned ones that see at most 0 inputs of the new task.*received 1"),
+        ({"methods": {"wudi": {"heads": ["aligned"], "head_tune": {"unlabelled_images": 900}}}}, "as data.new says; received 900"),
+        ({"methods": {"wudi": {"head_tune": {"ridge": 0}}}}, "methods.wudi: ridge: "),
+        ({"methods": {"wudi": {"head_tune": ["ridge"]}}}, "head_tune: expected a mapping of settings of heads without"),
+        ({"methods": {"wudi": {"head_tune": {"heads": "all"}}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"colour": 1}, "colour: expected a known key"),
     ],
 )  # fmt: skip

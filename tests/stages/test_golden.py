@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import stages.head_tune
 from flows import workspace
 from otmf import checkpoints, gathering, layout, settings
-from stages import _params, evaluate, extract, finetune, head_tune, merge_step, pretrained
+from stages import _params, evaluate, extract, finetune, merge_step, pretrained
 from tests import makers
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -31,8 +32,8 @@ VERSIONS = {
 }
 
 
-def run(folder: Path) -> dict[str, dict]:
-    """Two tasks through all stages in this process; for each stage its code version and what it wrote."""
+def through_all_stages(folder: Path, head_tune: dict[str, object]) -> _params.Line:
+    """A line of two tasks, both through all stages in this process."""
     root = makers.line(folder / "line")
     line = layout.Layout(root)
     document = workspace.read_params(line)
@@ -44,7 +45,7 @@ def run(folder: Path) -> dict[str, dict]:
         document["tasks"][name] = {"finetune": {"epochs": 2, "batch_size": 8}}
         document["steps"][f"s{count:02d}"] = {
             "task": name, "previous": f"s{count - 1:02d}", "merge": settings.PRESETS["default"] | {"steps": 4, "batch_size": 4},
-            "head_tune": {"heads": "all", "steps": 3},
+            "head_tune": head_tune,
         }  # fmt: skip
     workspace.write_params(line, document)
     full = _params.read(root)
@@ -55,8 +56,15 @@ def run(folder: Path) -> dict[str, dict]:
         extract.main(full, task)
     for step in full.order:
         merge_step.main(full, step)
-        head_tune.main(full, step)
+        stages.head_tune.main(full, step)
         evaluate.main(full, step)
+    return full
+
+
+def run(folder: Path) -> dict[str, dict]:
+    """For each stage its code version and what it wrote of the second task."""
+    line = through_all_stages(folder, {"heads": "all", "steps": 3})
+    root = line.root
     written = {
         "pretrained": [line.pretrained],
         "finetune": [line.finetuned("second")],
