@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from flows import report
+from flows import bench_damage, report
 from otmf import metrics
 
 LEVEL = 0.05
@@ -41,12 +41,19 @@ def summarised(rows: pd.DataFrame, references: pd.DataFrame) -> dict[str, Any]:
         "methods": found,
         "best": None if best is None else best["label"],
         "tests": [] if best is None else _tests(found, best),
+        "pairs": bench_damage.by_pair(
+            {row["label"]: row["merges"] for row in found if len(row["merges"])} if _of_pairs(rows) else {}
+        ),
         "steps": sorted(rows["step"].unique().tolist()),
         "about": {
             key: sorted({str(value) for value in rows[key]})
             for key in ("device", "dtype", "threads", "release", "commit")
         },
     }
+
+
+def _of_pairs(rows: pd.DataFrame) -> bool:
+    return bool(rows["order"].str.contains("+", regex=False).all())
 
 
 def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, float]) -> dict[str, Any]:
@@ -59,6 +66,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
     steps = rows.drop_duplicates(["order", "seed", "step"])
     later = steps[steps["step"] > 1] if (steps["step"] > 1).any() else steps
     last = steps[steps["step"] == steps["step"].max()]
+    merges = bench_damage.merges(rows, finetuned)
     return {
         "method": name,
         "heads": kind,
@@ -75,7 +83,11 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         if all(value > 0 for value in finetuned.values())
         else None,
         "learned": spread(_own(matrix).mean() for matrix in chains.values()),
-        "final": {task: spread(matrix.iloc[-1][task] for matrix in matrices.values()) for task in finetuned},
+        "final": {
+            task: spread(matrix.iloc[-1][task] for matrix in matrices.values() if task in matrix) for task in finetuned
+        },
+        "foretold": bench_damage.foretold(merges),
+        "merges": merges,
         "after": _after(chains.values()),
         "dropped": _dropped(chains.values()),
         "matrices": [

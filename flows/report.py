@@ -164,5 +164,6 @@ def environment() -> jinja2.Environment:
     environment.filters["plain_spread"] = lambda spread: (
         "-" if spread is None else " ± ".join(f"{value:.4g}" for value in spread if value is not None)
     )
+    environment.filters["ranks"] = lambda found: "-" if found is None else f"{found[0]:+.2f} ({found[1]:.2g})"
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment

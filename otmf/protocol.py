@@ -37,6 +37,7 @@ class Protocol(Section):
     line: folder of a line whose tasks are fine-tuned, relative to the file; None: said by the caller.
     tasks: in the order that seeds shuffle; None: all, as they were merged.
     orders: seeds of orders, or orders themselves.
+    pairs: instead of orders, each two tasks in both orders.
     seeds: of what methods draw.
     data: see there.
     heads: kinds of heads that every method is scored with, where the method names none itself; those `aligned` see as many new inputs as
@@ -50,6 +51,7 @@ class Protocol(Section):
     line: str | None = None
     tasks: tuple[cards.Slug, ...] | None = None
     orders: Annotated[tuple[Seed | tuple[cards.Slug, ...], ...], Field(min_length=1)] = ORDERS
+    pairs: bool = False
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     data: DataRule = DataRule()
     heads: Annotated[tuple[Literal["frozen", "aligned", "previous", "all"], ...], Field(min_length=1)] = ("frozen",)
@@ -72,7 +74,7 @@ class Run:
 
     Attributes:
         method: name of the row.
-        order: name of the order: its seed, or `given1`, ...
+        order: name of the order: its seed, `given1`, ..., or `ONE+OTHER` of a pair.
         tasks: in that order.
         seed: of what the method draws.
         merge: settings, as plain values.
@@ -127,7 +129,11 @@ def runs(protocol: Protocol, known: Sequence[str]) -> list[Run]:
         SettingsError: with all mistakes of tasks, orders and methods.
     """
     tasks = tuple(known) if protocol.tasks is None else protocol.tasks
-    mistakes = [*_task_mistakes(tasks, known), *_order_mistakes(protocol.orders, tasks)]
+    mistakes = [
+        *_task_mistakes(tasks, known),
+        *_order_mistakes(protocol.orders, tasks),
+        *_pair_mistakes(protocol, tasks),
+    ]
     rows: dict[str, _Row] = {}
     for name, given in protocol.methods.items():
         try:
@@ -141,7 +147,7 @@ def runs(protocol: Protocol, known: Sequence[str]) -> list[Run]:
         Run(name, order, ordered, seed, {**row.merge, "seed": seed}, tuple({**found, "seed": seed} for found in row.heads), row.joint, held_out, protocol.after)
         for name, row in rows.items()
         for (order, ordered), seed in itertools.islice(
-            itertools.product(_orders(protocol.orders, tasks), protocol.seeds), len(protocol.seeds) if row.joint else None
+            itertools.product(_orders(protocol, tasks), protocol.seeds), len(protocol.seeds) if row.joint else None
         )
     ]  # fmt: skip
 
@@ -155,6 +161,8 @@ class _Row:
 
 def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
     values = dict(given)
+    if values.get("joint") and protocol.pairs:
+        raise settings.SettingsError("joint: expected none beside pairs; received one; leave out either")
     preset, joint, kinds = values.pop("preset", None), values.pop("joint", False), values.pop("heads", protocol.heads)
     tune = values.pop("head_tune", {})
     if preset is None and "method" not in values:
@@ -241,7 +249,18 @@ def _order_mistakes(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str
             )
 
 
-def _orders(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _pair_mistakes(protocol: Protocol, tasks: Sequence[str]) -> Iterator[str]:
+    if protocol.pairs and len(tasks) < 2:
+        yield f"pairs: expected at least two tasks; received {len(tasks)}; name more of them"
+    if protocol.pairs and "orders" in protocol.model_fields_set:
+        yield "pairs: expected no orders beside them; received some; leave out either"
+
+
+def _orders(protocol: Protocol, tasks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if protocol.pairs:
+        yield from (("+".join(pair), pair) for pair in itertools.permutations(tasks, 2))
+        return
+    orders = protocol.orders
     for place, order in enumerate(orders, start=1):
         if isinstance(order, int):
             shuffled = list(tasks)

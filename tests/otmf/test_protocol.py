@@ -60,6 +60,16 @@ def test_validation_is_held_out_from_what_merges_draw() -> None:
     assert {run.held_out for run in asked()} == {None}
 
 
+def test_pairs_are_each_two_tasks_in_both_orders() -> None:
+    found = asked(pairs=True)
+    assert [(run.order, run.tasks) for run in found[:2]] == [
+        ("one+two", ("one", "two")),
+        ("one+three", ("one", "three")),
+    ]
+    assert {run.order for run in found} >= {"two+one", "three+two"}
+    assert len({run.name for run in found}) == len(found) == 6
+
+
 def test_aligned_heads_see_what_the_rule_allows_drawn_as_the_merge_draws_it() -> None:
     found = asked(
         heads=["frozen", "aligned"], data={"new": 40}, seeds=[3], methods={"wudi": {"head_tune": {"ridge": 0.5}}}
@@ -103,6 +113,9 @@ def test_what_a_run_is_decides_its_identity() -> None:
         ({"orders": [["one", "two"]]}, "orders: expected a seed or an order of the 3 tasks; received in place 1 one of 2"),
         ({"orders": [["one", "two", "two"]]}, "orders: expected a seed or an order of the 3 tasks"),
         ({"orders": []}, "orders: "),
+        ({"pairs": True, "tasks": ["one"]}, "pairs: expected at least two tasks; received 1"),
+        ({"pairs": True, "orders": [42]}, "pairs: expected no orders beside them"),
+        ({"pairs": True, "methods": {"ties": {"joint": True}}}, "joint: expected none beside pairs"),
         ({"orders": [42, 42]}, "orders: .*each once; received 42 twice"),
         ({"data": {"new": 0}, "methods": {"lot": None}}, "at most 0 inputs of the new task, as data.new says; received lot"),
         ({"methods": {"default": {"preset": "default"}}}, "at most 0 remembered inputs of old tasks, as data.old says; received otmf"),
