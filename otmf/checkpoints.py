@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import secrets
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -101,7 +102,7 @@ def save(tensors: Mapping[str, Tensor | Deferred], path: Path, **fields: str) ->
         fields: texts kept in the file's header, by name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # another process may be writing the same
     try:
         with part.open("wb") as file:
             _written.write(tensors, file, fields=fields)

@@ -53,6 +53,21 @@ def test_failed_write_leaves_the_old_file_and_no_part(tmp_path, reference, monke
     assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
 
 
+def test_two_that_write_one_file_at_once_do_not_take_each_others_part(tmp_path, reference, monkeypatch) -> None:
+    """As two runs of a comparison do that both compute an expert's features."""
+    plain, others = os.fsync, iter([{"a": torch.zeros(9)}])
+
+    def interrupted(descriptor: int) -> None:
+        plain(descriptor)
+        for other in others:
+            checkpoints.save(other, reference)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    checkpoints.save(STATE, reference)
+    assert list(checkpoints.load(reference)) == ["a", "b", "n"]
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
+
+
 @pytest.mark.parametrize("keep", [0, 4, 40, -3])
 def test_truncated_file_is_refused(tmp_path, reference, keep) -> None:
     (tmp_path / "cut.safetensors").write_bytes(reference.read_bytes()[:keep])
