@@ -22,6 +22,7 @@ def after_step(
     targets: Tensor,
     kept: memory.Memory | None,
     ridge: float,
+    ridge_of_old: float,
 ) -> tuple[dict[str, heads.Head], dict[str, int]]:
     """The heads of all tasks so far, and on how many inputs each was aligned; a task without any keeps its head.
 
@@ -34,18 +35,18 @@ def after_step(
         teach: features (n, d) on the CPU that the merged model gives to inputs as the backbone reads them.
         inputs, targets: unlabelled ones of the new task, and its expert's features (n, d) of them.
         kept: the memory that the merge left, with the features experts gave on arrival; or None.
-        ridge: as in `heads.aligned`.
+        ridge, ridge_of_old: as in `heads.aligned`, of the new task's head and of the others.
     """
     found, used = dict(served), {}
     for step, task in enumerate(tasks, start=1):
         if step == len(tasks):
-            read, taught = inputs, targets
+            read, taught, held = inputs, targets, ridge
         elif kept is not None and (kept.steps == step).any():
             chosen = kept.steps == step
-            read, taught = kept.inputs[chosen].cpu().numpy(), kept.targets[chosen]
+            read, taught, held = kept.inputs[chosen].cpu().numpy(), kept.targets[chosen], ridge_of_old
         else:
             continue
         if len(read):
             wanted = frozen[task].logits(taught.cpu())
-            found[task], used[task] = heads.aligned(served[task], teach(read), wanted, ridge=ridge), len(read)
+            found[task], used[task] = heads.aligned(served[task], teach(read), wanted, ridge=held), len(read)
     return found, used

@@ -102,13 +102,15 @@ class HeadTune(Section):
     """Which heads change after a merge: none; those `aligned` without labels with what their experts' logits were, new and remembered inputs
     being scored; or those trained on frozen merged features with a fraction of the labelled images.
 
-    unlabelled_images: of the new task, for `aligned`; ridge: how strongly aligned heads stay as they were (`heads.aligned`).
+    unlabelled_images: of the new task, for `aligned`. ridge: how strongly the new task's head stays as it was (`heads.aligned`); ridge_of_old: those of
+        earlier tasks, which were aligned on more inputs at their arrival than are remembered of them.
     """
 
     code_version: Count = 1
     heads: Literal["frozen", "aligned", "previous", "all"] = "frozen"
     unlabelled_images: Count = 256
     ridge: Positive = 0.03
+    ridge_of_old: Positive = 1.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
     steps: Count = 100
     learning_rate: Positive = 0.01

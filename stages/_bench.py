@@ -148,7 +148,7 @@ class Bench:
                 inputs = self._unlabelled(tasks[-1], found.tune)
                 found.heads, _ = alignment.after_step(
                     found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
-                    targets=taught(inputs), kept=memory.from_tensors(left), ridge=found.tune.ridge,
+                    targets=taught(inputs), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
                 )  # fmt: skip
         self._saved()
 

@@ -69,6 +69,7 @@ def _aligned(
         targets=_encoder.teach(backbone, expert, inputs, where=where) if has_some else torch.empty(0),
         kept=memory.from_tensors(checkpoints.load(line.merged(name) / "state.safetensors")),
         ridge=options.ridge,
+        ridge_of_old=options.ridge_of_old,
     )
 
 

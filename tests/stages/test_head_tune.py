@@ -13,7 +13,8 @@ from tests.stages import test_golden
 @pytest.fixture(scope="module")
 def line(tmp_path_factory) -> _params.Line:
     return test_golden.through_all_stages(
-        tmp_path_factory.mktemp("aligned"), {"heads": "aligned", "unlabelled_images": 6, "ridge": 0.2}
+        tmp_path_factory.mktemp("aligned"),
+        {"heads": "aligned", "unlabelled_images": 6, "ridge": 0.2, "ridge_of_old": 0.5},
     )
 
 
@@ -34,7 +35,7 @@ def test_each_head_is_aligned_with_its_expert(line) -> None:
     kept = memory.from_tensors(checkpoints.load(line.merged("s02") / "state.safetensors"))
     of_first = kept.steps == 1
     features = _encoder.teach(backbone, merged, kept.inputs[of_first].numpy(), where=where)
-    old = heads.aligned(before, features, frozen.logits(kept.targets[of_first]), ridge=0.2)
+    old = heads.aligned(before, features, frozen.logits(kept.targets[of_first]), ridge=0.5)
     found, _, _ = _files.load_head(line.heads("s02") / "first.safetensors")
     torch.testing.assert_close(found.weight, old.weight)
     assert not torch.equal(found.weight, before.weight)
