@@ -70,7 +70,7 @@ class LowRank:
 
     def pull_back(self, gradient: Tensor, vector: Tensor, factor: float) -> None:
         """As `Shared.pull_back`."""
-        product = gradient.mul_(vector).mul_(factor).view(len(self.left), -1)
+        product = gradient.mul_(vector).mul_(factor).reshape(len(self.left), -1)
         self.left.grad, self.right.grad = product @ self.right.T, self.left.T @ product
 
 

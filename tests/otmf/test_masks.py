@@ -78,6 +78,18 @@ def test_low_rank_takes_further_dimensions_as_one_and_leaves_vectors_whole() -> 
     assert not torch.equal(other.left, found["kernel"].left)
 
 
+@pytest.mark.parametrize("granularity", ["element", "row", "column", "tensor", "low_rank"])
+def test_gradient_that_lies_otherwise_in_memory_is_pulled_back_alike(granularity) -> None:
+    """As that of a convolution, whose channels torch puts last."""
+    vector, gradient = (torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    found = []
+    for laid in (gradient.clone(), gradient.clone(memory_format=torch.channels_last)):
+        mask = masks.new({"w": vector}, granularity=granularity)["w"]
+        mask.pull_back(laid, vector, 2.0)
+        found.append([value.grad for value in mask.learned()])
+    assert all(torch.allclose(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_summary_of_a_mask() -> None:
     found = masks.summarise({"a": masks.Shared(torch.tensor([-1.0, 1.0, 3.0, 1.0]))})["a"]
     assert found == {
