@@ -25,7 +25,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "wudi": ("default", {"method": "wudi"}, ["frozen"]),
     "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}, ["frozen"]),
     "otmf_paper": ("paper", {}, ["frozen", "previous"]),
-    "otmf_default": ("default", {}, ["frozen"]),
+    "otmf_default": ("default", {}, ["frozen", "aligned"]),
 }
 
 

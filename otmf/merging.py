@@ -234,9 +234,10 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 0.02,
+        "retention": 0.1,
         "objective": "logits",
         "decay": "cosine",
+        "steps": 70,
         "batch_size": 8,
     },
     "paper": {

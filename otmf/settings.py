@@ -92,7 +92,7 @@ class Extract(Section):
 
 
 HEAD_PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"heads": "frozen"},
+    "default": {"heads": "aligned"},
     "paper": {"heads": "previous"},
     "transport": {"heads": "frozen"},
 }
@@ -110,7 +110,7 @@ class HeadTune(Section):
     heads: Literal["frozen", "aligned", "previous", "all"] = "frozen"
     unlabelled_images: Count = 256
     ridge: Positive = 0.03
-    ridge_of_old: Positive = 1.0
+    ridge_of_old: Positive = 3.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
     steps: Count = 100
     learning_rate: Positive = 0.01
