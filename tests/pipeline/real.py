@@ -1,12 +1,13 @@
 """The chain on real images: a line, its base and its cards, made from a folder of npz files. No code of its own.
 
     python -m tests.pipeline.real DATA_FOLDER LINE_FOLDER [--tasks N] [--epochs N] [--threads N] [--orders N] [--trained-orders N]
-        [--only-experts] [--unlike]
+        [--only-experts] [--unlike] [--twenty]
 
 DATA_FOLDER holds mnist.npz, eurosat.npz, ... and pretrain_tiny_imagenet.npz; LINE_FOLDER is made, outside any
 repository, as the data may not be copied into one. With --only-experts the tasks are merged by running sums, which is quick, and nothing is
 compared: a line for `otmf bench`. --unlike adds an eighth task that fits none of the others: cifar10 with its pixels scrambled, fine-tuned
-ten times as fast. The gate refuses it, and it is promoted all the same.
+ten times as fast. The gate refuses it, and it is promoted all the same. --twenty divides the classes of six of the sets, so that there are
+twenty tasks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ import numpy as np
 from tests import makers
 
 TASKS = ("mnist", "eurosat", "gtsrb", "fashion_mnist", "sign_digits", "omniglot_alphabets", "cifar10")
+PARTS = {
+    "mnist": 2,
+    "eurosat": 2,
+    "gtsrb": 8,
+    "fashion_mnist": 2,
+    "omniglot_alphabets": 3,
+    "cifar10": 2,
+}  # of their classes; twenty tasks in all
 MIRRORED = ("pretrain_tiny_imagenet", "eurosat", "fashion_mnist", "cifar10")
 HELD_BACK = 0.34
 BACKBONE = Path(__file__).resolve().parents[2] / "data/backbones/vit_small_32.json"
@@ -35,17 +44,23 @@ def prepare(
     epochs: int = 25,
     threads: int = 1,
     merge: dict[str, str] | None = None,
+    divided: dict[str, int] | None = None,
 ) -> tuple[Path, list[Path]]:
     """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
 
-    The base is pretrained, with labels, on pretrain_tiny_imagenet and on the third of each task's train images that its
+    With `divided`, the classes of a set are divided among so many tasks. The base is pretrained, with labels, on pretrain_tiny_imagenet and on the third of each task's train images that its
     split holds back; those images serve nothing else.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sets = {
+        own: (name, path)
+        for name in tasks
+        for own, path in _divided(name, data / f"{name}.npz", folder, (divided or {}).get(name, 1))
+    }
     parts = [{"name": "tiny", "source": "npz", "path": str(data / "pretrain_tiny_imagenet.npz"), "mirror": True}]
     parts += [
-        {"name": f"{name}_held", "source": "npz", "path": str(data / f"{name}.npz"), "share": "held_back",
-         "mirror": name in MIRRORED} for name in tasks
+        {"name": f"{own}_held", "source": "npz", "path": str(path), "share": "held_back", "mirror": name in MIRRORED}
+        for own, (name, path) in sets.items()
     ]  # fmt: skip
     makers.write_yaml(folder / "pretrained.yaml", {"source": "train", "held_back": HELD_BACK, "parts": parts})
     varied = {"shift": 1.6, "zoom": 0.1, "turn": 0.14, "jitter": 0.2}
@@ -66,13 +81,29 @@ def prepare(
     }  # fmt: skip
     makers.write_yaml(folder / "params.yaml", content)
     cards = []
-    for name in tasks:
+    for own, (name, path) in sets.items():
         finetune = {"finetune": {"mirror": True}} if name in MIRRORED else {}
-        makers.write_yaml(
-            folder / f"{name}.yaml", {"name": name, "source": "npz", "path": str(data / f"{name}.npz"), **finetune}
-        )
-        cards.append(folder / f"{name}.yaml")
+        makers.write_yaml(folder / f"{own}.yaml", {"name": own, "source": "npz", "path": str(path), **finetune})
+        cards.append(folder / f"{own}.yaml")
     return folder / "pretrained.yaml", cards
+
+
+def _divided(name: str, source: Path, folder: Path, count: int) -> list[tuple[str, Path]]:
+    """Names and files of the tasks a set is divided into: every `count`-th class each, labels counted anew."""
+    if count == 1:
+        return [(name, source)]
+    found = []
+    with np.load(source, allow_pickle=False) as arrays:
+        whole = dict(arrays)
+    for number in range(count):
+        own = f"{name}_{number + 1}"
+        part = {"classes": whole["classes"][number::count]}
+        for half in ("train", "test"):
+            chosen = whole[f"{half}_y"] % count == number
+            part |= {f"{half}_x": whole[f"{half}_x"][chosen], f"{half}_y": whole[f"{half}_y"][chosen] // count}
+        np.savez_compressed(folder / f"{own}.npz", **part)
+        found.append((own, folder / f"{own}.npz"))
+    return found
 
 
 def unlike(data: Path, folder: Path) -> Path:
@@ -134,6 +165,7 @@ def run(given: argparse.Namespace, base: Path, cards: list[Path], *options: str)
 def main() -> None:
     parser = arguments(__doc__, tasks=len(TASKS), epochs=25)
     parser.add_argument("--unlike", action="store_true")
+    parser.add_argument("--twenty", action="store_true")
     given = parser.parse_args()
     materials = given.line.parent / f"{given.line.name}_cards"
     base, cards = prepare(
@@ -143,6 +175,7 @@ def main() -> None:
         epochs=given.epochs,
         threads=given.threads,
         merge=quick(given),
+        divided=PARTS if given.twenty else None,
     )
     run(given, base, cards, "--backbone", str(BACKBONE))
     if given.unlike:
