@@ -89,6 +89,10 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "foretold": bench_damage.foretold(merges),
         "merges": merges,
         "after": _after(chains.values()),
+        "since": {
+            task: spread(_since(matrix, task) for matrix in chains.values() if task in matrix.columns[:-1])
+            for task in finetuned
+        },
         "dropped": _dropped(chains.values()),
         "matrices": [
             {"order": order, "seed": seed, "tasks": list(matrix.columns), "rows": report.heat(matrix)}
@@ -99,7 +103,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "added_mib": spread(later["added_mib"].dropna()),
         "state_mib": spread(last["state_mib"]),
         "costs": {
-            int(step): {key: spread(own[key].dropna()) for key in ("seconds", "added_mib", "state_mib")}
+            int(step): {key: spread(own[key].dropna()) for key in ("seconds", "peak_mib", "state_mib")}
             for step, own in steps.groupby("step")
         },
     }
@@ -115,6 +119,11 @@ def _sees(rows: pd.DataFrame) -> str:
 def _own(matrix: pd.DataFrame) -> pd.Series:
     """R[i,i] of each task."""
     return matrix.apply(lambda column: column.dropna().iloc[0])
+
+
+def _since(matrix: pd.DataFrame, task: str) -> float:
+    """R[T,i] - R[i,i]."""
+    return float(matrix[task].iloc[-1] - matrix[task].dropna().iloc[0])
 
 
 def _after(matrices: Any) -> dict[int, tuple[float, float | None]]:

@@ -42,6 +42,8 @@ def test_figures_are_those_of_the_matrices() -> None:
     assert found["normalised"][0] == pytest.approx(((0.7 / 0.9 + 1) / 2 + 1) / 2)
     assert found["after"][1] == pytest.approx((0.85, 0.0707107), abs=1e-6)
     assert found["dropped"] == {1: pytest.approx((-0.1, 0.1414214), abs=1e-6)}
+    assert {task: value[0] for task, value in found["since"].items()} == pytest.approx({"one": -0.2, "two": 0.0})
+    assert found["costs"][2] == {"seconds": (4.0, 0.0), "peak_mib": (100.0, 0.0), "state_mib": (1.0, 0.0)}
     assert found["final"]["one"][0] == pytest.approx(0.8)
     assert found["seconds"] == (4.0, 0.0)  # later steps than the first
 
@@ -100,6 +102,7 @@ def test_pages_have_every_method_and_no_broken_table(tmp_path) -> None:
     assert "l&lt;b&gt;" in page
     assert page.count("<svg") == 3
     text = (tmp_path / "tables.md").read_text(encoding="utf-8").splitlines()
+    assert "| b | -20.0 | +0.0 |" in text
     assert any(line.startswith("| b | nothing | 2 | 80.0 ± 7.1 | -10.0 ± 14.1 |") for line in text)
     width = 0
     for line in text:
