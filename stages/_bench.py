@@ -110,7 +110,7 @@ class Bench:
             "state_mib": 0.0,
             **vars(cost),
         }
-        scores = [_Scores(settings.head_tune("default", {}), dict(self.heads))]
+        scores = [_Scores(settings.HeadTune(), dict(self.heads))]
         self._score(scores, merged, self.tasks, len(self.tasks), self.tasks, facts)
         return scores[0].rows
 
