@@ -113,6 +113,22 @@ def test_pages_have_every_method_and_no_broken_table(tmp_path) -> None:
         width = line.count("|")
 
 
+def test_task_that_always_comes_last_has_no_change_since_its_step(tmp_path) -> None:
+    only = [row | {"peak_mib": None} for row in rows("a") if row["order"] == "42"]
+    title = {
+        "line": "l",
+        "tasks": ["one", "two"],
+        "scored": "test",
+        "orders": 1,
+        "seeds": 1,
+        "new": 0,
+        "old": 0,
+        "labels": False,
+    }
+    bench_tables.write(tmp_path, pd.DataFrame(only + [row | {"method": "b"} for row in only]), REFERENCES, title=title)
+    assert "| a | -20.0 | - |" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+
+
 def test_one_task_has_no_backward_transfer(tmp_path) -> None:
     only = [row for row in rows("a") if row["step"] == 1 and row["task"] == "one"]
     found = bench_tables.summarised(pd.DataFrame(only), REFERENCES[:1])
