@@ -170,10 +170,7 @@ def text_line(folder: Path, **defaults) -> Path:
     materials = folder.parent / f"{folder.name}_materials"
     text_encoder(materials / "tiny-bert")
     write_yaml(materials / "pretrained.yaml", {"source": "checkpoint", "path": "tiny-bert", "backbone": {"length": 16}})
-    given = params(materials, **defaults)
-    with given.open("a", encoding="utf-8") as stream:
-        stream.write("gate: {least_of_finetuned: 0, largest_drop: 1, largest_average_drop: 1}\n")
-    workspace.create(folder, base=materials / "pretrained.yaml", params=given)
+    workspace.create(folder, base=materials / "pretrained.yaml", params=params(materials, **defaults))
     return folder
 
 
