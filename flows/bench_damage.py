@@ -58,7 +58,9 @@ def by_pair(found: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     Args:
         found: method -> its merges of two tasks each.
     """
-    both = pd.concat([own.assign(method=name) for name, own in found.items()]) if found else merges(pd.DataFrame(columns=["order", "seed"]), {})  # fmt: skip
+    if not found:
+        return []
+    both = pd.concat([own.assign(method=name) for name, own in found.items()])
     pairs = [
         {
             "order": order,

@@ -67,6 +67,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
     later = steps[steps["step"] > 1] if (steps["step"] > 1).any() else steps
     last = steps[steps["step"] == steps["step"].max()]
     merges = bench_damage.merges(rows, finetuned)
+    changes = [matrix.iloc[-1] - _own(matrix) for matrix in chains.values()]
     return {
         "method": name,
         "heads": kind,
@@ -89,10 +90,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "foretold": bench_damage.foretold(merges),
         "merges": merges,
         "after": _after(chains.values()),
-        "since": {
-            task: spread(_since(matrix, task) for matrix in chains.values() if task in matrix.columns[:-1])
-            for task in finetuned
-        },
+        "since": {task: spread(change[task] for change in changes if task in change.index[:-1]) for task in finetuned},
         "dropped": _dropped(chains.values()),
         "matrices": [
             {"order": order, "seed": seed, "tasks": list(matrix.columns), "rows": report.heat(matrix)}
@@ -119,11 +117,6 @@ def _sees(rows: pd.DataFrame) -> str:
 def _own(matrix: pd.DataFrame) -> pd.Series:
     """R[i,i] of each task."""
     return matrix.apply(lambda column: column.dropna().iloc[0])
-
-
-def _since(matrix: pd.DataFrame, task: str) -> float:
-    """R[T,i] - R[i,i]."""
-    return float(matrix[task].iloc[-1] - matrix[task].dropna().iloc[0])
 
 
 def _after(matrices: Any) -> dict[int, tuple[float, float | None]]:

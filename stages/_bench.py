@@ -139,17 +139,19 @@ class Bench:
         tau: task_vectors.Vector,
         left: Mapping[str, Tensor],
     ) -> None:
+        due = [found for found in scores if found.tune.heads == "aligned"]
+        if not due:
+            return
         model = task_vectors.add(self.pretrained, merged)
         taught = self._taught(tau) or (
             lambda inputs: self.encoder.teach(task_vectors.add(self.pretrained, tau), inputs)
         )
-        for found in scores:
-            if found.tune.heads == "aligned":
-                inputs = self._unlabelled(tasks[-1], found.tune)
-                found.heads, _ = alignment.after_step(
-                    found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
-                    targets=taught(inputs), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
-                )  # fmt: skip
+        for found in due:
+            inputs = self._unlabelled(tasks[-1], found.tune)
+            found.heads, _ = alignment.after_step(
+                found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
+                targets=taught(inputs), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
+            )  # fmt: skip
         self._saved()
 
     def _score(

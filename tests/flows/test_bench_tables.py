@@ -30,6 +30,19 @@ def rows(name: str, shift: float = 0.0, **values) -> list[dict]:
 REFERENCES = pd.DataFrame({"task": ["one", "two"], "base": [0.5, 0.3], "finetuned": [0.9, 0.8]})
 
 
+def titled(tasks: list[str], *, orders: int, line: str = "l") -> dict:
+    return {
+        "line": line,
+        "tasks": tasks,
+        "scored": "test",
+        "orders": orders,
+        "seeds": 1,
+        "new": 0,
+        "old": 0,
+        "labels": False,
+    }
+
+
 def summary(*found: list[dict]) -> dict:
     return bench_tables.summarised(pd.DataFrame([row for one in found for row in one]), REFERENCES)
 
@@ -87,16 +100,7 @@ def test_corrected_values_keep_the_order_and_are_no_smaller(values) -> None:
 
 
 def test_pages_have_every_method_and_no_broken_table(tmp_path) -> None:
-    title = {
-        "line": "l<b>",
-        "tasks": ["one", "two"],
-        "scored": "test",
-        "orders": 2,
-        "seeds": 1,
-        "new": 0,
-        "old": 0,
-        "labels": False,
-    }
+    title = titled(["one", "two"], orders=2, line="l<b>")
     bench_tables.write(tmp_path, pd.DataFrame(rows("a", 0.1) + rows("b")), REFERENCES, title=title)
     page = (tmp_path / "tables.html").read_text(encoding="utf-8")
     assert "l&lt;b&gt;" in page
@@ -115,16 +119,7 @@ def test_pages_have_every_method_and_no_broken_table(tmp_path) -> None:
 
 def test_task_that_always_comes_last_has_no_change_since_its_step(tmp_path) -> None:
     only = [row | {"peak_mib": None} for row in rows("a") if row["order"] == "42"]
-    title = {
-        "line": "l",
-        "tasks": ["one", "two"],
-        "scored": "test",
-        "orders": 1,
-        "seeds": 1,
-        "new": 0,
-        "old": 0,
-        "labels": False,
-    }
+    title = titled(["one", "two"], orders=1)
     bench_tables.write(tmp_path, pd.DataFrame(only + [row | {"method": "b"} for row in only]), REFERENCES, title=title)
     assert "| a | -20.0 | - |" in (tmp_path / "tables.md").read_text(encoding="utf-8")
 
@@ -133,15 +128,6 @@ def test_one_task_has_no_backward_transfer(tmp_path) -> None:
     only = [row for row in rows("a") if row["step"] == 1 and row["task"] == "one"]
     found = bench_tables.summarised(pd.DataFrame(only), REFERENCES[:1])
     assert found["methods"][0]["bwt"] is None
-    title = {
-        "line": "l",
-        "tasks": ["one"],
-        "scored": "test",
-        "orders": 1,
-        "seeds": 1,
-        "new": 0,
-        "old": 0,
-        "labels": False,
-    }
+    title = titled(["one"], orders=1)
     bench_tables.write(tmp_path, pd.DataFrame(only), REFERENCES[:1], title=title)
     assert "| a | nothing | 1 | 90.0 |  |  |" in (tmp_path / "tables.md").read_text(encoding="utf-8")

@@ -48,8 +48,8 @@ def prepare(
 ) -> tuple[Path, list[Path]]:
     """Writes parameters, base card and task cards into a folder; returns the base card and the task cards.
 
-    With `divided`, the classes of a set are divided among so many tasks. The base is pretrained, with labels, on pretrain_tiny_imagenet and on the third of each task's train images that its
-    split holds back; those images serve nothing else.
+    With `divided`, the classes of a set are divided among so many tasks. The base is pretrained, with labels, on
+    pretrain_tiny_imagenet and on the third of each task's train images that its split holds back; those images serve nothing else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sets = {
