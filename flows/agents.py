@@ -183,6 +183,8 @@ def stage(line_name: str, commit: str, stage: str, release: str, told: dict[str,
     except failures.EXPECTED as error:
         lasting = getattr(error, "lasting", isinstance(error, (ValueError, Mismatch)))
         return Failed(name=REFUSED if lasting else "Failed", message=errors.sentence(error))
+    finally:
+        logs.send()  # the coordinator listens until the run is over
 
 
 class Mismatch(workspace.WorkspaceError):

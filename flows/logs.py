@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from prefect import get_run_logger
+from prefect.logging.handlers import APILogHandler
 
 from flows.failures import EXPECTED
 
@@ -15,6 +16,14 @@ def lines() -> Callable[[str], None]:
     """Takes lines of output into the log of this run; empty ones are left out."""
     log = get_run_logger()
     return lambda text: log.info(text) if text.strip() else None
+
+
+def send() -> None:
+    """Waits, for a few seconds at most, until the server has what this run said so far: lines are sent in batches, and a run may end first."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, APILogHandler):
+                handler.flush()
 
 
 class _SaidOnce(logging.Filter):
