@@ -133,7 +133,7 @@ def merge_step(
         pre, post: what the two sides are trained on; None where that side may see nothing.
         options: all settings of the step.
         start: where the masks at one begin; None: as `weights` says.
-        retention: draws the change of D back every `retention.EVERY` steps and after the last; None: nothing does.
+        retention: draws the fused vector back every `retention.EVERY` steps and after the last; None: nothing does.
         report: called after each optimiser step with its number and the loss of each side it took.
 
     Raises:
@@ -320,8 +320,8 @@ class _Learner:
             return
         with torch.no_grad():
             for key, student in self.student.items():
-                change = student.detach() - self.pretrained[key] - self.vectors["pre"][key]
-                back = self.retention.drawn_back(key, change, steps) - change
+                found = student.detach() - self.pretrained[key]
+                back = self.retention.drawn_back(key, found, steps) - found
                 self.remainder[key] = back.add_(self.remainder[key]) if key in self.remainder else back
         self._fuse(self.student)
 

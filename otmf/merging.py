@@ -167,8 +167,9 @@ class Otmf(Merge):
     """As in `otmf.fusion`; the values here are the preset `transport`.
 
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
-    retention: the part of a change of mean curvature for old tasks' predictions that each step takes back, more of a steeper one, less of a flatter
-        one (`otmf.retention`), by what earlier steps kept in place of their inputs (`otmf.curvature`). 0: nothing is kept for it.
+    retention: the part of a change of mean curvature that each step takes back towards where old and new predictions balance, more of a steeper
+        one, less of a flatter one (`otmf.retention`), by what earlier steps kept in place of their inputs (`otmf.curvature`). 0: nothing is kept for it.
+    weight_of_old: how much heavier old tasks' curvature counts there, and in `start: curvature`, than the new one's.
     largest_damage: of what old tasks' fine-tuning did to their predictions, the share that a step's start may be foretold to undo; the
         start keeps so much of the new task as stays below. None: no bound.
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
@@ -180,7 +181,7 @@ class Otmf(Merge):
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
 
-    code_version: Count = 8
+    code_version: Count = 9
     method: Literal["otmf"] = "otmf"
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8
@@ -188,6 +189,7 @@ class Otmf(Merge):
     schedule: Literal["constant", "running_mean", "norm_preserving"] = "constant"
     start: Literal["ones", "closed_form", "null_space", "curvature"] = "ones"
     retention: Annotated[float, Field(ge=0)] = 0.0
+    weight_of_old: Positive = 1.0
     largest_damage: Positive | None = None
     probes: Count = 1
     gradient_batch: Count = 4
@@ -235,10 +237,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
         "retention": 0.1,
+        "weight_of_old": 6.0,
+        "gradient_batch": 8,
         "objective": "logits",
         "decay": "cosine",
-        "steps": 70,
+        "steps": 50,
         "batch_size": 8,
+        "unlabelled_images": 512,
     },
     "paper": {
         "combination": "convex",

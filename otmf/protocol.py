@@ -207,15 +207,14 @@ def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[setting
 
 
 def _fitted(preset: str, values: dict[str, Any], rule: DataRule) -> merging.Merge:
-    """The settings of a method; how many inputs it sees is what the rule allows, where they do not say it."""
+    """The settings of a method; how many inputs it sees is what the rule allows, where the row itself does not say it."""
     if preset not in settings.PRESETS:
         raise settings.SettingsError(
             f"preset: expected one of {', '.join(settings.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
         )
     options = settings.merge(preset, values)
     allowed = {"unlabelled_images": rule.new, "memory_size": rule.old}
-    named = {*values, *settings.PRESETS[preset]}
-    filled = {key: most for key, most in allowed.items() if hasattr(options, key) and key not in named and most}
+    filled = {key: most for key, most in allowed.items() if hasattr(options, key) and key not in values and most}
     return settings.section(type(options), {**options.model_dump(), **filled})
 
 

@@ -1,9 +1,11 @@
-"""What holds a merged model at its predictions on old tasks while masks are trained, without their inputs.
+"""What holds a merged vector, while masks are trained, near the one at which predictions on all tasks are foretold to change least.
 
-Symbols: D merged vector so far, v the one being trained, Q(v - D) the foretold change of old predictions (`otmf.curvature`), H its matrix.
+Symbols: v the vector being trained, v* the anchor, Q(v - v*) the foretold change of predictions (`otmf.curvature`), H its matrix.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,21 +17,22 @@ EVERY = 10  # steps from one drawing back to the next
 
 
 class Retention:
-    """Draws v back towards D: c = v - D becomes (1 + s H / h)^-1 c, the minimiser of |x - c|^2 + (s / h) Q(x), with h the mean
+    """Draws v back towards v*: c = v - v* becomes (1 + s H / h)^-1 c, the minimiser of |x - c|^2 + (s / h) Q(x), with h the mean
     eigenvalue of H over linear weights.
 
     As weight decay is parted from Adam's gradient, this is: what is drawn back neither enters the moments nor can overshoot, however steep H is.
 
     Args:
-        curvature: of old tasks.
+        curvature: of all tasks, the new one's too, each as heavy as it counts.
+        anchor: v*, name -> tensor.
         strength: s of one step at the full learning rate: so much a direction of mean curvature is drawn back.
 
     Source: the proximal operator of a quadratic (Parikh and Boyd 2014, section 6.1.1), in the eigenbasis of each Kronecker product; parted
         from the gradient as in Loshchilov and Hutter (2019), arXiv:1711.05101.
     """
 
-    def __init__(self, curvature: Curvature, strength: float) -> None:
-        self.curvature, self.strength = curvature, strength
+    def __init__(self, curvature: Curvature, anchor: Mapping[str, Tensor], strength: float) -> None:
+        self.curvature, self.anchor, self.strength = curvature, anchor, strength
         self.inner = {key: [_eigen(part) for part in parts] for key, parts in curvature.inner.items()}
         self.outer = {key: [_eigen(part) for part in parts] for key, parts in curvature.outer.items()}
         total = count = 0.0
@@ -38,9 +41,11 @@ class Retention:
             total, count = total + a * b, count + m * n
         self.mean = max(total / count if count else 1.0, torch.finfo(torch.float32).tiny)
 
-    def drawn_back(self, key: str, change: Tensor, steps: float) -> Tensor:
-        """One tensor of the change after so many steps at the full rate, in its shape; as it is, if old predictions do not depend on it."""
-        scale = self.strength * steps / self.mean
+    def drawn_back(self, key: str, value: Tensor, steps: float) -> Tensor:
+        """One tensor of v after so many steps at the full rate, in its shape; as it is, if no prediction depends on it."""
+        return self.anchor[key] + self._shrunk(key, value - self.anchor[key], self.strength * steps / self.mean)
+
+    def _shrunk(self, key: str, change: Tensor, scale: float) -> Tensor:
         if key in self.inner:
             parts = by_rows(linear_maps.oriented(key, change), self.curvature.outer[key])
             done = []

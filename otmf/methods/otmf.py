@@ -43,6 +43,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     notes: dict[str, float] = {}
     if old is not None and options.largest_damage is not None:
         start, notes = _bounded(arrival, start, old)
+    kept = _retention(arrival, start, old, new) if old is not None and options.retention else None
     learned = fusion.merge_step(
         arrival.pretrained,
         arrival.merged_vector,
@@ -52,7 +53,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
         post=post,
         options=options,
         start=start,
-        retention=Retention(old, options.retention) if old is not None and options.retention else None,
+        retention=kept,
         report=data.report if data else None,
     )
     if new is not None:
@@ -108,6 +109,27 @@ def _bounded(
     return found, {"foretold_damage": damage, "share_of_the_start": share}
 
 
+def _retention(
+    arrival: _table.Arrival, start: fusion.Start, of_old: curvature.Curvature, of_new: curvature.Curvature
+) -> Retention:
+    """Towards the start, where it is the one at which old and new predictions balance; else towards that one."""
+    options, D, tau, (a, b) = arrival.options, arrival.merged_vector, arrival.task_vector, start.factors
+    if options.start == "curvature":
+        anchor = {key: start.remainder[key] + a * D[key] + b * tau[key] for key in tau}
+    else:
+        anchor = _balanced(arrival, of_old, of_new)
+    return Retention(of_old.scaled(options.weight_of_old).plus(of_new), anchor, options.retention)
+
+
+def _balanced(
+    arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature
+) -> task_vectors.Vector:
+    options, weighed = arrival.options, of_old.scaled(arrival.options.weight_of_old)
+    return curvature.merged(
+        arrival.merged_vector, weighed, arrival.task_vector, of_new, count=arrival.count, damping=options.damping
+    )
+
+
 def _start(
     arrival: _table.Arrival, of_old: curvature.Curvature | None = None, of_new: curvature.Curvature | None = None
 ) -> tuple[fusion.Start | None, dict[str, Tensor]]:
@@ -138,7 +160,7 @@ def _start(
                 filtered = nufilt.outside(new, nufilt.directions(old, merging.NullSpace().null_rank))
                 merged[key] = linear_maps.oriented(key, old + filtered)
     if options.start == "curvature":
-        merged = curvature.merged(D, of_old, tau, of_new, count=arrival.count, damping=options.damping)
+        merged = _balanced(arrival, of_old, of_new)
     a, b = fusion.weights(options)
     if options.schedule == "running_mean":
         a, b = (arrival.count - 1) / arrival.count, 1 / arrival.count

@@ -206,35 +206,34 @@ def of_old_tasks(model, strength: float) -> retention.Retention:
     found = curvature.of_predictions(
         features, task_vectors.add(model, pre), inputs, probes=4, batch_size=4, seed=0
     )  # fmt: skip
-    return retention.Retention(found, strength)
+    return retention.Retention(found, pre, strength)
 
 
 @pytest.mark.parametrize(("steps", "drawn"), [(3, [3.0]), (10, [10.0]), (12, [10.0, 2.0])])
-def test_retention_draws_the_change_back_every_ten_steps_and_after_the_last(model, steps, drawn) -> None:
+def test_retention_draws_the_vector_back_every_ten_steps_and_after_the_last(model, steps, drawn) -> None:
     kept, asked = of_old_tasks(model, 0.1), []
     whole = kept.drawn_back
-    kept.drawn_back = lambda key, change, count: asked.append((key, count)) or whole(key, change, count)
+    kept.drawn_back = lambda key, value, count: asked.append((key, count)) or whole(key, value, count)
     found = merge(model, settings.merge("transport", {"steps": steps}), pre=None, retention=kept)
     free = merge(model, settings.merge("transport", {"steps": steps}), pre=None)
     assert [count for key, count in asked if key == "first.weight"] == pytest.approx(drawn)
     if len(drawn) == 1:  # nothing was trained after it: the free merge, drawn back once
         for key, value in free.vector.items():
-            expected = vector(model, 1)[key] + whole(key, value - vector(model, 1)[key], drawn[0])
-            torch.testing.assert_close(found.vector[key], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found.vector[key], whole(key, value, drawn[0]), atol=1e-5, rtol=1e-4)
 
 
 def test_retention_draws_back_whichever_side_an_alternating_merge_lacks(model) -> None:
     """Ten of twenty steps have a side to train: they are drawn back together, though the last of the twenty trains none."""
     for lacking in ("pre", "post"):
         kept, asked = of_old_tasks(model, 0.1), []
-        kept.drawn_back = lambda key, change, count, asked=asked: asked.append(count) or change
+        kept.drawn_back = lambda key, value, count, asked=asked: asked.append(count) or value
         merge(model, settings.merge("paper", {"steps": 20}), retention=kept, **{lacking: None})
         assert asked == [10.0] * len(vector(model, 1))
 
 
 def test_retention_weakens_with_the_learning_rate(model) -> None:
     kept, asked = of_old_tasks(model, 0.1), []
-    kept.drawn_back = lambda key, change, count: asked.append(count) or change
+    kept.drawn_back = lambda key, value, count: asked.append(count) or value
     merge(model, settings.merge("transport", {"steps": 10, "decay": "cosine"}), pre=None, retention=kept)
     expected = sum(0.5 * (1 + math.cos(math.pi * step / 10)) for step in range(10))
     assert asked == [pytest.approx(expected)] * len(vector(model, 1))
