@@ -81,6 +81,8 @@ class Step(_Part):
     Attributes:
         changes: older task -> change of its accuracy by this merge, as a fraction.
         saw: what the merge was given, by its trace.
+        heads: which changed after it: `frozen` none, `aligned` without labels, `previous` or `all` tuned on labels.
+        aligned: task -> unlabelled inputs that its head was aligned on.
         record: file of the record of its making.
     """
 
@@ -89,6 +91,8 @@ class Step(_Part):
     method: str
     parameters: dict[str, Any]
     saw: dict[str, Any]
+    heads: str
+    aligned: dict[str, int]
     acc: float
     bwt: float | None
     changes: dict[str, float]
@@ -336,6 +340,8 @@ def _step(
         method=trace["method"],
         parameters=trace["settings"],
         saw=trace["saw"],
+        heads=evaluation["heads"],
+        aligned=evaluation.get("aligned", {}),
         acc=evaluation["acc"],
         bwt=evaluation["bwt"],
         changes={task: now[task] - before[task] for task in now if task in before},

@@ -119,7 +119,7 @@ class HeadTune(Section):
 
 
 class Evaluate(Section):
-    code_version: Count = 1
+    code_version: Count = 2
 
 
 class Task(Section):

@@ -30,6 +30,7 @@ def main(line: _params.Line, name: str) -> Facts:
         "task": step.task,
         "tasks": line.tasks_until(name),
         "heads": step.head_tune.heads,
+        "aligned": _files.read_json(line.heads(name) / "heads.json").get("unlabelled_images", {}),
         **_summary(rows, references),
         "references": references,
         "rows": rows,

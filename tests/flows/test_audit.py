@@ -66,6 +66,7 @@ def document(count: int = 3, **changes) -> audit.Audit:
         steps.append(audit.Step(
             step=step, task=name, method="otmf", parameters={"alpha": 0.8}, acc=0.8, bwt=None if number == 1 else -0.05,
             saw={"pre_kind": "memory", "pre_images": 30, "post_images": 10, "labels": False, "test_images": 0},
+            heads="aligned" if number > 1 else "frozen", aligned={name: 10} if number > 1 else {},
             changes={other: -0.05 for other in names[: number - 1]}, record=f"{number:06d}.json", sha256=sha(step),
         ))  # fmt: skip
         decision = statements.Decision(action="accepted" if number != 2 else "overridden", version=number, step=step, task=name, sha256=sha(step),
@@ -264,3 +265,9 @@ def test_data_without_a_stated_licence_is_a_deviation(base, expected) -> None:
     said = audit._unlicensed(tasks, base)
     assert said == [f"no licence is stated for the data of {', '.join([*expected, 'task_1'])}"]
     assert audit._unlicensed(tasks[1:], {"licence": "MIT"}) == []
+
+
+def test_page_says_which_inputs_heads_were_aligned_on(written) -> None:
+    page = (written / audit_files.PAGE).read_text(encoding="utf-8")
+    assert '<td class="left">frozen</td>' in page
+    assert '<td class="left">aligned: <span class="nowrap">task_2 10</span></td>' in page

@@ -157,21 +157,39 @@ def test_curvature_of_all_tasks_is_kept_in_memory_that_does_not_grow(backbone) -
         assert float(total.inner[key][0].trace()) > float(A.trace())
 
 
-def test_merge_begins_where_old_and_new_curvature_balance(backbone) -> None:
-    line = Line(backbone, **ANCHORED | {"steps": 0}, pre_images="none")
-    line.step(1)
-    old, D, tau = curvature_of(line), line.merged, line.expert(2)
-    own = Line(backbone, **ANCHORED | {"steps": 0}, pre_images="none")
-    own.expert, own.head = lambda count: tau, lambda count: line.head(2)
-    inputs = makers.pictures(6, seed=2)[0]
+def balance(line: Line, weight_of_old: float) -> task_vectors.Vector:
+    """Where the line's curvature so far, so many times as heavy, and that of its second task balance."""
+    old, tau, inputs = curvature_of(line), line.expert(2), makers.pictures(6, seed=2)[0]
     new = curvature.of_predictions(
         lambda state, x: objectives.centred(line.head(2), line.encoder.features(state, x)),
         task_vectors.add(line.base, tau), line.encoder.prepare(inputs), probes=1, batch_size=4, seed=0,
     )  # fmt: skip
-    expected = curvature.merged(D, old, tau, new.scaled(1 / new.of(tau)), count=2, damping=1e-2)
+    return curvature.merged(
+        line.merged, old.scaled(weight_of_old), tau, new.scaled(1 / new.of(tau)), count=2, damping=1e-2
+    )
+
+
+@pytest.mark.parametrize("weight", [1.0, 5.0])
+def test_merge_begins_where_old_and_new_curvature_balance(backbone, weight) -> None:
+    line = Line(backbone, **ANCHORED | {"steps": 0}, pre_images="none", weight_of_old=weight)
+    line.step(1)
+    expected = balance(line, weight)
     found = line.step(2).vector
-    for key in tau:
+    for key in expected:
         torch.testing.assert_close(found[key], expected[key], atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("start", ["curvature", "ones"])
+def test_retention_draws_back_towards_that_balance_wherever_a_merge_begins(backbone, start) -> None:
+    """So strong that nothing else is left of what masks, or the start, changed in what predictions depend on."""
+    values = ANCHORED | {"retention": 1e12, "start": start, "pre_images": "none", "weight_of_old": 5.0}
+    line = Line(backbone, **values)
+    line.step(1)
+    expected, old = balance(line, 5.0), curvature_of(line)
+    done = line.step(2)
+    assert any(bool((mask.value() != 1).any()) for mask in done.learned.masks["post"].values())
+    apart = {key: value - expected[key] for key, value in done.vector.items()}
+    assert old.of(apart) < 1e-6 * old.of(expected)
 
 
 def test_units_of_tasks_are_kept_beside_their_heads(backbone) -> None:
