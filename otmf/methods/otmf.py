@@ -121,9 +121,7 @@ def _retention(
     return Retention(of_old.scaled(options.weight_of_old).plus(of_new), anchor, options.retention)
 
 
-def _balanced(
-    arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature
-) -> task_vectors.Vector:
+def _balanced(arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature) -> task_vectors.Vector:
     options, weighed = arrival.options, of_old.scaled(arrival.options.weight_of_old)
     return curvature.merged(
         arrival.merged_vector, weighed, arrival.task_vector, of_new, count=arrival.count, damping=options.damping

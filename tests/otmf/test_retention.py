@@ -64,7 +64,9 @@ def test_unknown_tensors_and_no_curvature_at_all_change_nothing() -> None:
 def test_projection_kept_as_in_and_out_is_drawn_back_the_right_way_round() -> None:
     old = factors(1)
     turned = curvature.Curvature({"a.proj": old.inner["a.weight"]}, {"a.proj": old.outer["a.weight"]}, {})
-    found = retention.Retention(turned, {"a.proj": torch.zeros(IN, OUT, dtype=torch.float64)}, 0.3).drawn_back("a.proj", change(2)["a.weight"].T, 2.0)
+    found = retention.Retention(turned, {"a.proj": torch.zeros(IN, OUT, dtype=torch.float64)}, 0.3).drawn_back(
+        "a.proj", change(2)["a.weight"].T, 2.0
+    )
     expected = at_zero(old, 0.3).drawn_back("a.weight", change(2)["a.weight"], 2.0)
     torch.testing.assert_close(found, expected.T)
 
