@@ -67,6 +67,11 @@ class Start:
     factors: tuple[float, float]
     remainder: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def vector(self, merged_vector: Mapping[str, Tensor], task_vector: Mapping[str, Tensor]) -> task_vectors.Vector:
+        """The start itself, of D and tau."""
+        a, b = self.factors
+        return {key: self.remainder.get(key, 0) + a * merged_vector[key] + b * tau for key, tau in task_vector.items()}
+
 
 def weights(options: settings.Otmf) -> tuple[float, float]:
     """The factors of M_pre (.) D and M_post (.) tau: (alpha, 1 - alpha) if convex, (1, scale) if a sum."""

@@ -43,7 +43,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     notes: dict[str, float] = {}
     if old is not None and options.largest_damage is not None:
         start, notes = _bounded(arrival, start, old)
-    kept = _retention(arrival, start, old, new) if old is not None and options.retention else None
+    kept = _retention(arrival, start, old, new) if old is not None and options.retention and options.steps else None
     learned = fusion.merge_step(
         arrival.pretrained,
         arrival.merged_vector,
@@ -100,7 +100,7 @@ def _bounded(
 ) -> tuple[fusion.Start, dict[str, float]]:
     """The start moved back towards D until what old tasks are foretold to lose, on average, is within the bound; and what was foretold."""
     D, tau, (a, b) = arrival.merged_vector, arrival.task_vector, start.factors
-    change = {key: (a - 1) * D[key] + b * value + start.remainder.get(key, 0) for key, value in tau.items()}
+    change = {key: value - D[key] for key, value in start.vector(D, tau).items()}
     damage = old.of(change) / (arrival.count - 1)
     bound = arrival.options.largest_damage
     share = 1.0 if damage <= bound else (bound / damage) ** 0.5
@@ -113,15 +113,16 @@ def _retention(
     arrival: _table.Arrival, start: fusion.Start, of_old: curvature.Curvature, of_new: curvature.Curvature
 ) -> Retention:
     """Towards the start, where it is the one at which old and new predictions balance; else towards that one."""
-    options, D, tau, (a, b) = arrival.options, arrival.merged_vector, arrival.task_vector, start.factors
+    options = arrival.options
     if options.start == "curvature":
-        anchor = {key: start.remainder[key] + a * D[key] + b * tau[key] for key in tau}
+        anchor = start.vector(arrival.merged_vector, arrival.task_vector)
     else:
         anchor = _balanced(arrival, of_old, of_new)
     return Retention(of_old.scaled(options.weight_of_old).plus(of_new), anchor, options.retention)
 
 
 def _balanced(arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature) -> task_vectors.Vector:
+    """Where predictions on all tasks are foretold to change least, old tasks as heavy as the settings say."""
     options, weighed = arrival.options, of_old.scaled(arrival.options.weight_of_old)
     return curvature.merged(
         arrival.merged_vector, weighed, arrival.task_vector, of_new, count=arrival.count, damping=options.damping

@@ -270,4 +270,4 @@ def test_data_without_a_stated_licence_is_a_deviation(base, expected) -> None:
 def test_page_says_which_inputs_heads_were_aligned_on(written) -> None:
     page = (written / audit_files.PAGE).read_text(encoding="utf-8")
     assert '<td class="left">frozen</td>' in page
-    assert '<td class="left">aligned: <span class="nowrap">task_2 10</span></td>' in page
+    assert '<td class="left">aligned without labels: <span class="nowrap">task_2 10</span></td>' in page
