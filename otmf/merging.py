@@ -237,7 +237,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
         "retention": 0.1,
-        "weight_of_old": 6.0,
+        "weight_of_old": 12.0,
         "gradient_batch": 8,
         "objective": "logits",
         "decay": "cosine",
