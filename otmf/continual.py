@@ -11,7 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, fusion, heads, layer_scaling, memory, methods, rows, settings, task_vectors, transport
+from otmf import (
+    backbones,
+    heads,
+    layer_scaling,
+    mask_training,
+    memory,
+    methods,
+    rows,
+    settings,
+    task_vectors,
+    transport,
+)
 
 LINES = "lines"
 COMPARED = 64  # inputs that the dissimilarity of a new task is measured on
@@ -28,7 +39,7 @@ class Encoder:
         prepare: inputs as the backbone reads them, one row each -> as it takes them, on the device of the states.
     """
 
-    features: fusion.Features
+    features: mask_training.Features
     prepare: Callable[[np.ndarray], Tensor]
 
     def teach(self, state: Mapping[str, Tensor], inputs: np.ndarray | rows.Rows) -> Tensor:
@@ -52,7 +63,7 @@ class Step:
     vector: task_vectors.Vector
     state: dict[str, Tensor]
     saw: dict[str, Any]
-    learned: fusion.Merged | None
+    learned: mask_training.Merged | None
     dissimilarity: float | None = None
     notes: dict[str, float] = field(default_factory=dict)
 
@@ -69,7 +80,7 @@ def advance(
     unlabelled: Callable[[], np.ndarray],
     head: heads.Head | None = None,
     targets: Callable[[np.ndarray], Tensor] | None = None,
-    report: fusion.Report | None = None,
+    report: mask_training.Report | None = None,
 ) -> Step:
     """The step after the arrival of one task vector.
 
@@ -86,7 +97,7 @@ def advance(
         unlabelled: gives the new task's unlabelled inputs; called only for a method that may see them.
         head: of the new task, for methods that look at predictions.
         targets: gives the new task's expert's features (n, d) of those inputs, where the caller has them; computed otherwise.
-        report: as in `fusion.merge_step`.
+        report: as in `mask_training.merge_step`.
 
     Raises:
         ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge.
@@ -105,7 +116,7 @@ def advance(
     taught = targets(inputs) if targets else encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, pre, dissimilarity = None, None, None
     if merged_vector is not None or method.reads_first(options):
-        post = fusion.Side(shared.prepare(inputs), taught)
+        post = mask_training.Side(shared.prepare(inputs), taught)
         if merged_vector is not None:
             dissimilarity = _dissimilarity(base, merged, inputs, taught, shared)
             pre = _pre_side(base, merged, post, inputs, kept, options, shared)
@@ -206,22 +217,22 @@ def _dissimilarity(
 def _pre_side(
     pretrained: Mapping[str, Tensor],
     merged_vector: Mapping[str, Tensor],
-    post: fusion.Side,
+    post: mask_training.Side,
     inputs: np.ndarray,
     kept: memory.Memory | None,
     options: settings.Merge,
     encoder: Encoder,
-) -> fusion.Side | None:
+) -> mask_training.Side | None:
     def merged_so_far() -> task_vectors.State:
         return task_vectors.add(pretrained, merged_vector)
 
     if options.pre_images == "new_task":
-        return fusion.Side(post.inputs, encoder.teach(merged_so_far(), inputs))
+        return mask_training.Side(post.inputs, encoder.teach(merged_so_far(), inputs))
     if options.pre_images == "none" or kept is None:
         return None
     old = kept.inputs.cpu().numpy()
     targets = kept.targets if options.remember_targets else encoder.teach(merged_so_far(), old)
-    return fusion.Side(encoder.prepare(old), targets.to(post.targets.device))
+    return mask_training.Side(encoder.prepare(old), targets.to(post.targets.device))
 
 
 def _remember(

@@ -25,7 +25,7 @@ from otmf import descent
 from stages import _parsed
 
 DVC = "dvc"
-STAGES = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "otmf.finetuning", "otmf.fusion", "otmf.methods", "stages._run",
+STAGES = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "otmf.finetuning", "otmf.mask_training", "otmf.methods", "stages._run",
           "stages._tracking", "stages.pretrained", "stages.finetune", "stages.extract", "stages.merge_step", "stages.head_tune",
           "stages.evaluate")  # fmt: skip
 _LENGTH = 8

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from otmf import checkpoints, continual, fusion, heads, low_rank, masks, methods, settings, task_vectors
+from otmf import checkpoints, continual, heads, low_rank, mask_training, masks, methods, settings, task_vectors
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -46,7 +46,7 @@ def main(line: _params.Line, name: str) -> Facts:
         "tasks": [*before["tasks"], step.task],
     }
     _files.write_json(line.merged(name) / "merged.json", position)
-    learned = done.learned or fusion.Merged(done.vector)
+    learned = done.learned or mask_training.Merged(done.vector)
     tensors = {
         f"{side}.{key}{part}": value
         for side, found in learned.masks.items()
@@ -81,7 +81,7 @@ def _record(
     name: str,
     step: settings.Step,
     done: continual.Step,
-    learned: fusion.Merged,
+    learned: mask_training.Merged,
     merged: task_vectors.Vector | None,
     tau: task_vectors.Vector,
 ) -> dict:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from otmf import fusion, heads, settings, task_vectors
+from otmf import heads, mask_training, settings, task_vectors
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Data:
         head: of the new task, frozen before it was fine-tuned; None where the caller has none.
     """
 
-    features: fusion.Features
-    pre: fusion.Side | None
-    post: fusion.Side | None
-    report: fusion.Report | None = None
+    features: mask_training.Features
+    pre: mask_training.Side | None
+    post: mask_training.Side | None
+    report: mask_training.Report | None = None
     pre_steps: Tensor | None = None
     head: heads.Head | None = None
 
@@ -63,7 +63,7 @@ class Outcome:
 
     vector: task_vectors.Vector
     state: dict[str, Tensor] = field(default_factory=dict)
-    learned: fusion.Merged | None = None
+    learned: mask_training.Merged | None = None
     notes: dict[str, float] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from otmf import batches, fusion, merging, objectives, task_vectors
+from otmf import batches, mask_training, merging, objectives, task_vectors
 from otmf.methods import _kept_heads, _table
 
 
@@ -51,7 +51,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
             chosen = next(positions)
             features = data.features({**arrival.pretrained, **student}, side.inputs[chosen])
             losses[name] = objective(features, side.targets[chosen], side.predictors[chosen])
-        values = {name: fusion.finite(float(loss.detach()), name, number) for name, loss in losses.items()}
+        values = {name: mask_training.finite(float(loss.detach()), name, number) for name, loss in losses.items()}
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from otmf import curvature, fusion, linear_maps, merging, objectives, task_vectors
+from otmf import curvature, fusion, linear_maps, mask_training, merging, objectives, task_vectors
 from otmf.methods import _kept_heads, _table, nufilt, wudi
 from otmf.retention import Retention
 
@@ -44,7 +44,7 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     if old is not None and options.largest_damage is not None:
         start, notes = _bounded(arrival, start, old)
     kept = _retention(arrival, start, old, new) if old is not None and options.retention and options.steps else None
-    learned = fusion.merge_step(
+    learned = mask_training.merge_step(
         arrival.pretrained,
         arrival.merged_vector,
         arrival.task_vector,

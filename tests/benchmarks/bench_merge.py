@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-from otmf import backbones, continual, fusion, objectives, settings, task_vectors
+from otmf import backbones, continual, mask_training, objectives, settings, task_vectors
 from stages import _run
 from tests.benchmarks import machine
 
@@ -106,9 +106,9 @@ class Bench:
         objectives.ON_FEATURES[self.options.objective] = timed
         begun = CLOCK()
         try:
-            sides = [fusion.Side(self.backbone.prepare(pixels), self._teach(vector, pixels))
+            sides = [mask_training.Side(self.backbone.prepare(pixels), self._teach(vector, pixels))
                      for vector, pixels in zip(self.vectors, self.pixels, strict=True)]  # fmt: skip
-            fusion.merge_step(self.pretrained, *self.vectors, features=self.backbone.features, pre=sides[0], post=sides[1],
+            mask_training.merge_step(self.pretrained, *self.vectors, features=self.backbone.features, pre=sides[0], post=sides[1],
                               options=self.options.model_copy(update={"steps": steps}))  # fmt: skip
         finally:
             objectives.ON_FEATURES[self.options.objective] = plain

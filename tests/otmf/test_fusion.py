@@ -1,314 +1,50 @@
-"""Fusion: the formula, the loop against a plain transcription of the paper's, and messages."""
+"""Fusion: the formula, with masks at one and as learned."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 
-from otmf import batches, curvature, fusion, masks, retention, settings, task_vectors, transport
+from otmf import fusion, masks, settings
+
+SHAPES = {"first.weight": (5, 6), "first.bias": (5,), "second.weight": (4, 5)}
 
 
-def features(state, inputs):
-    """A two-layer encoder: (n, 6) -> (n, 4)."""
-    hidden = torch.tanh(inputs @ state["first.weight"].T + state["first.bias"])
-    return hidden @ state["second.weight"].T
-
-
-@pytest.fixture
-def model() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "first.weight": torch.randn(5, 6, generator=generator),
-        "first.bias": torch.randn(5, generator=generator),
-        "second.weight": torch.randn(4, 5, generator=generator),
-        "steps": torch.tensor(7),
-    }
-
-
-def vector(model: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+def vector(seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in model.items() if v.is_floating_point()}
+    return {key: torch.randn(shape, generator=generator, dtype=torch.float64) for key, shape in SHAPES.items()}
 
 
-def side(model, own, seed: int, count: int = 40) -> fusion.Side:
-    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
-    return fusion.Side(inputs, features(task_vectors.add(model, own), inputs))
+PRE, POST = vector(1), vector(2)
 
 
-def merge(model, options: settings.Otmf, **sides) -> fusion.Merged:
-    pre, post = vector(model, 1), vector(model, 2)
-    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)} | sides
-    return fusion.merge_step(model, pre, post, features=features, options=options, **given)
+@pytest.mark.parametrize(
+    ("preset", "values", "factors"), [("paper", {}, (0.8, 0.2)), ("transport", {"scale": 0.5}, (1.0, 0.5))]
+)
+def test_masks_at_one_give_the_combination(preset, values, factors) -> None:
+    start = fusion.Start(fusion.weights(settings.merge(preset, values)))
+    fused = fusion.fuse(PRE, POST, masks.new(PRE), masks.new(POST), start)
+    for key in POST:
+        torch.testing.assert_close(fused[key], factors[0] * PRE[key] + factors[1] * POST[key])
 
 
-PAPER = settings.merge("paper", {"steps": 20})
-DEFAULT = settings.merge("transport", {"steps": 20})
+def test_each_mask_multiplies_its_own_vector_and_none_the_remainder() -> None:
+    remainder = {"first.bias": torch.full((5,), 3.0, dtype=torch.float64)}
+    pre, post = masks.new(PRE, granularity="tensor"), masks.new(POST, granularity="tensor")
+    with torch.no_grad():
+        for factor, mask in ((0.5, pre), (-2.0, post)):
+            for key in SHAPES:
+                for parameter in masks.parameters({key: mask[key]}):
+                    parameter.fill_(factor)
+    fused = fusion.fuse(PRE, POST, pre, post, fusion.Start((0.8, 0.2), remainder))
+    for key in POST:
+        torch.testing.assert_close(fused[key].detach(), remainder.get(key, 0) + 0.4 * PRE[key] - 0.4 * POST[key])
 
 
-def test_masks_at_one_give_the_convex_combination(model) -> None:
-    pre, post = vector(model, 1), vector(model, 2)
-    fused = fusion.fuse(pre, post, masks.new(pre), masks.new(post), fusion.Start(fusion.weights(PAPER)))
-    for key in post:
-        torch.testing.assert_close(fused[key], 0.8 * pre[key] + 0.2 * post[key])
-
-
-def test_masks_at_one_give_the_scaled_sum(model) -> None:
-    pre, post = vector(model, 1), vector(model, 2)
-    options = settings.merge("transport", {"scale": 0.5})
-    fused = fusion.fuse(pre, post, masks.new(pre), masks.new(post), fusion.Start(fusion.weights(options)))
-    for key in post:
-        torch.testing.assert_close(fused[key], pre[key] + 0.5 * post[key])
-
-
-def test_first_step_returns_the_task_vector_whole(model) -> None:
-    tau = vector(model, 1)
-    found = fusion.merge_step(model, None, tau, features=features, pre=None, post=None, options=PAPER)
-    assert all(torch.equal(found.vector[key], tau[key]) for key in tau)
-    assert found.masks == {}
-
-
-def transcribed(model, options: settings.Otmf, pre_side: fusion.Side, post_side: fusion.Side):
-    """METHODS section 1 as it stands: masks as leaves, autograd through the fused state, two Adams, even and odd steps."""
-    merged, tau = vector(model, 1), vector(model, 2)
-    found = {name: {k: torch.ones_like(v, requires_grad=True) for k, v in tau.items()} for name in ("pre", "post")}
-    adams = {name: torch.optim.Adam(mask.values(), lr=options.learning_rate) for name, mask in found.items()}
-    sides = {"pre": pre_side, "post": post_side}
-    positions = {
-        name: batches.drawn(len(sides[name].inputs), options.batch_size, seed=options.seed + place)
-        for place, name in enumerate(sides)
-    }
-    a, b = (options.alpha, 1 - options.alpha) if options.combination == "convex" else (1.0, options.scale)
-    for step in range(options.steps):
-        names = (("pre", "post")[step % 2],) if options.alternate else ("pre", "post")
-        loss = 0.0
-        for name in names:
-            fused = {k: a * found["pre"][k] * merged[k] + b * found["post"][k] * tau[k] for k in tau}
-            state = {**model, **{k: model[k] + fused[k] for k in fused}}
-            chosen = next(positions[name])
-            loss = loss + transport.sinkhorn_divergence(
-                features(state, sides[name].inputs[chosen]), sides[name].targets[chosen], epsilon=options.epsilon
-            )
-        for adam in adams.values():
-            adam.zero_grad()
-        loss.backward()
-        for name in names if options.alternate else ("pre", "post"):
-            adams[name].step()
-    return {name: {k: v.detach() for k, v in mask.items()} for name, mask in found.items()}
-
-
-@pytest.mark.parametrize("options", [PAPER, DEFAULT], ids=["paper", "default"])
-def test_masks_are_those_of_a_plain_transcription(model, options) -> None:
-    """Loose tolerance: the product rule is applied in another order, and Adam divides by small moments."""
-    found = merge(model, options)
-    expected = transcribed(model, options, side(model, vector(model, 1), 3), side(model, vector(model, 2), 4))
-    for name in ("pre", "post"):
-        for key in expected[name]:
-            torch.testing.assert_close(found.masks[name][key].value(), expected[name][key], atol=2e-3, rtol=0)
-
-
-def test_alternating_steps_train_one_side_at_a_time(model) -> None:
-    found = merge(model, settings.merge("paper", {"steps": 1}))
-    assert all(torch.equal(mask.value(), torch.ones_like(mask.value())) for mask in found.masks["post"].values())
-    assert any(not torch.equal(mask.value(), torch.ones_like(mask.value())) for mask in found.masks["pre"].values())
-    assert [entry["side"] for entry in merge(model, PAPER).trace] == ["pre", "post"] * 10
-
-
-def test_learning_brings_the_cost_down_on_both_sides(model) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 150}))
-    assert found.cost_after["pre"] < found.cost_before["pre"]
-    assert found.cost_after["post"] < found.cost_before["post"]
-
-
-def test_no_old_inputs_leaves_the_pre_mask_of_an_alternating_merge_alone(model) -> None:
-    found = merge(model, PAPER, pre=None)
-    assert all(torch.equal(mask.value(), torch.ones_like(mask.value())) for mask in found.masks["pre"].values())
-    assert {entry["side"] for entry in found.trace} == {"post"}
-
-
-def test_merge_is_a_function_of_its_inputs(model) -> None:
-    one, other = merge(model, DEFAULT), merge(model, DEFAULT)
-    assert all(torch.equal(one.vector[key], other.vector[key]) for key in one.vector)
-    assert one.trace == other.trace
-
-
-def test_merge_modifies_none_of_its_inputs(model) -> None:
-    before = {key: value.clone() for key, value in model.items()}
-    merge(model, DEFAULT)
-    assert all(torch.equal(model[key], before[key]) for key in model)
-
-
-@pytest.mark.parametrize("granularity", ["row", "column", "tensor"])
-def test_coarse_masks_are_shared_and_trained(model, granularity) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 5, "granularity": granularity}))
-    shape = {"row": (5, 1), "column": (1, 6), "tensor": (1, 1)}[granularity]
-    assert tuple(found.masks["post"]["first.weight"].value().shape) == shape
-    assert not torch.equal(found.masks["post"]["first.weight"].value(), torch.ones(shape))
-
-
-def test_low_rank_masks_learn_two_thin_matrices(model) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 150, "granularity": "low_rank", "rank": 2}))
-    mask = found.masks["post"]["first.weight"]
-    assert {name: tuple(value.shape) for name, value in mask.tensors().items()} == {".left": (5, 2), ".right": (2, 6)}
-    assert torch.linalg.matrix_rank(mask.value() - 1) == 2
-    assert sum(found.cost_after.values()) < 0.5 * sum(found.cost_before.values())
-
-
-def test_sparse_masks_change_a_share_of_the_elements_where_the_loss_is_steepest(model) -> None:
-    pre, post = vector(model, 1), vector(model, 2)
-    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
-    options = settings.merge("transport", {"steps": 150, "granularity": "sparse", "share": 0.2, "batch_size": 40})
-    found = fusion.merge_step(model, pre, post, features=features, options=options, **given)
-    count = sum(value.numel() for value in pre.values())
-    slopes = {}
-    for name, own in (("pre", pre), ("post", post)):
-        factors = {key: torch.ones_like(value, requires_grad=True) for key, value in own.items()}
-        other = post if name == "pre" else pre
-        state = {**model, **{key: model[key] + factors[key] * own[key] + other[key] for key in own}}
-        loss = sum(
-            transport.sinkhorn_divergence(features(state, s.inputs), s.targets, epsilon=options.epsilon)
-            for s in given.values()
-        )
-        loss.backward()
-        slopes[name] = torch.cat([factors[key].grad.abs().view(-1) for key in own])
-        chosen = torch.cat([(found.masks[name][key].value() != 1).view(-1) for key in own])
-        assert int(chosen.sum()) == round(0.2 * count)
-        assert slopes[name][chosen].min() >= slopes[name][~chosen].max()
-    assert sum(found.cost_after.values()) < 0.7 * sum(found.cost_before.values())
-
-
-@pytest.mark.parametrize("sides", [{"pre": None}, {"pre": None, "post": None}])
-@pytest.mark.parametrize("values", [{}, {"alternate": True}, {"steps": 0}])
-def test_sparse_masks_with_a_side_missing_are_finite(model, sides, values) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 4, "granularity": "sparse", **values}), **sides)
-    assert all(bool(value.isfinite().all()) for value in found.vector.values())
-
-
-def test_remainder_is_added_to_the_tensors_it_names_and_trained_around(model) -> None:
-    pre, post = vector(model, 1), vector(model, 2)
-    remainder = {"first.weight": torch.full((5, 6), 0.25)}
-    sides = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
-    found = [
-        fusion.merge_step(model, pre, post, features=features, options=settings.merge("transport", {"steps": steps}),
-                          start=fusion.Start((0.5, 2.0), remainder), **sides)
-        for steps in (0, 100)
-    ]  # fmt: skip
-    for key in post:
-        torch.testing.assert_close(found[0].vector[key], 0.5 * pre[key] + 2 * post[key] + remainder.get(key, 0))
-    assert sum(found[1].cost_after.values()) < 0.5 * sum(found[1].cost_before.values())
-    student = features(task_vectors.add(model, found[1].vector), sides["post"].inputs[:16])
-    assert student.isfinite().all()
-
-
-def of_old_tasks(model, strength: float) -> retention.Retention:
-    pre, inputs = vector(model, 1), side(model, vector(model, 1), 3).inputs
-    found = curvature.of_predictions(
-        features, task_vectors.add(model, pre), inputs, probes=4, batch_size=4, seed=0
-    )  # fmt: skip
-    return retention.Retention(found, pre, strength)
-
-
-@pytest.mark.parametrize(("steps", "drawn"), [(3, [3.0]), (10, [10.0]), (12, [10.0, 2.0])])
-def test_retention_draws_the_vector_back_every_ten_steps_and_after_the_last(model, steps, drawn) -> None:
-    kept, asked = of_old_tasks(model, 0.1), []
-    whole = kept.drawn_back
-    kept.drawn_back = lambda key, value, count: asked.append((key, count)) or whole(key, value, count)
-    found = merge(model, settings.merge("transport", {"steps": steps}), pre=None, retention=kept)
-    free = merge(model, settings.merge("transport", {"steps": steps}), pre=None)
-    assert [count for key, count in asked if key == "first.weight"] == pytest.approx(drawn)
-    if len(drawn) == 1:  # nothing was trained after it: the free merge, drawn back once
-        for key, value in free.vector.items():
-            torch.testing.assert_close(found.vector[key], whole(key, value, drawn[0]), atol=1e-5, rtol=1e-4)
-
-
-def test_retention_draws_back_whichever_side_an_alternating_merge_lacks(model) -> None:
-    """Ten of twenty steps have a side to train: they are drawn back together, though the last of the twenty trains none."""
-    for lacking in ("pre", "post"):
-        kept, asked = of_old_tasks(model, 0.1), []
-        kept.drawn_back = lambda key, value, count, asked=asked: asked.append(count) or value
-        merge(model, settings.merge("paper", {"steps": 20}), retention=kept, **{lacking: None})
-        assert asked == [10.0] * len(vector(model, 1))
-
-
-def test_retention_weakens_with_the_learning_rate(model) -> None:
-    kept, asked = of_old_tasks(model, 0.1), []
-    kept.drawn_back = lambda key, value, count: asked.append(count) or value
-    merge(model, settings.merge("transport", {"steps": 10, "decay": "cosine"}), pre=None, retention=kept)
-    expected = sum(0.5 * (1 + math.cos(math.pi * step / 10)) for step in range(10))
-    assert asked == [pytest.approx(expected)] * len(vector(model, 1))
-
-
-def test_retention_holds_the_change_of_old_predictions(model) -> None:
-    changes = []
-    for strength in (1e-9, 1.0):
-        kept = of_old_tasks(model, strength)
-        found = merge(model, settings.merge("transport", {"steps": 60}), pre=None, retention=kept)
-        changes.append(kept.curvature.of({key: value - vector(model, 1)[key] for key, value in found.vector.items()}))
-    assert changes[1] < changes[0] / 2
-
-
-def test_cosine_decay_ends_near_zero(model) -> None:
-    """The same first step; the last of forty moves masks by less than a hundredth of what a constant rate may."""
-    ends = {}
-    for steps in (1, 39, 40):
-        for decay in ("none", "cosine"):
-            options = settings.merge("transport", {"steps": steps, "decay": decay})
-            ends[decay, steps] = merge(model, options).masks["post"]["first.weight"].value()
-    torch.testing.assert_close(ends["none", 1], ends["cosine", 1])
-    assert not torch.allclose(ends["none", 40], ends["cosine", 40], atol=1e-3)
-    assert fusion.rate(settings.merge("transport", {"steps": 40, "decay": "cosine"}), 39) < 0.01 * 0.02
-    assert fusion.rate(settings.merge("transport", {"steps": 40}), 39) == 0.02
-
-
-def test_zero_task_vector_merges_without_nan(model) -> None:
-    zero = task_vectors.zeros(model)
-    pre = vector(model, 1)
-    found = fusion.merge_step(
-        model, pre, zero, features=features, pre=side(model, pre, 3), post=side(model, zero, 4), options=PAPER
-    )
-    assert all(bool(torch.isfinite(value).all()) for value in found.vector.values())
-
-
-def test_groups_of_tensors_change_nothing(model, monkeypatch) -> None:
-    whole = merge(model, DEFAULT)
-    monkeypatch.setattr(fusion, "GROUP_BYTES", 1)
-    assert len(fusion._groups(vector(model, 1))) == 3
-    single = merge(model, DEFAULT)
-    assert all(torch.equal(whole.vector[key], single.vector[key]) for key in whole.vector)
-
-
-def test_report_is_called_at_every_step(model) -> None:
-    calls = []
-    pre, post = vector(model, 1), vector(model, 2)
-    fusion.merge_step(
-        model, pre, post, features=features, pre=side(model, pre, 3), post=side(model, post, 4), options=PAPER,
-        report=lambda step, losses: calls.append((step, *losses)),
-    )  # fmt: skip
-    assert calls == [(step, ("pre", "post")[step % 2]) for step in range(20)]
-
-
-def test_vectors_over_different_tensors_are_refused(model) -> None:
-    pre = vector(model, 1)
-    post = {key: value for key, value in pre.items() if key != "first.bias"}
-    with pytest.raises(ValueError, match="expected two state dicts with the same keys"):
-        fusion.merge_step(model, pre, post, features=features, pre=None, post=None, options=PAPER)
-
-
-def test_features_that_are_not_finite_stop_the_merge(model) -> None:
-    broken = fusion.Side(torch.full((20, 6), float("nan")), torch.zeros(20, 4))
-    with pytest.raises(ValueError, match="look for NaN in the features"):
-        merge(model, DEFAULT, post=broken)
-
-
-def test_parameters_that_no_feature_depends_on_keep_their_masks() -> None:
-    pretrained = {"w": torch.zeros(3, 2), "unused": torch.zeros(2)}
-    merged, task = ({key: torch.full_like(value, scale) for key, value in pretrained.items()} for scale in (1.0, 2.0))
-    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
-    side = fusion.Side(inputs, inputs @ torch.ones(3, 2))
-    options = settings.Otmf(steps=4, batch_size=4, combination="sum", learning_rate=0.1)
-    learned = fusion.merge_step(
-        pretrained, merged, task, features=lambda state, given: given @ state["w"], options=options, pre=side, post=side
-    )
-    assert bool((learned.masks["pre"]["unused"].value() == 1).all())
-    assert not bool((learned.masks["pre"]["w"].value() == 1).all())
+def test_a_start_is_the_fused_vector_of_masks_at_one() -> None:
+    start = fusion.Start((0.8, 0.2), {"second.weight": torch.ones(4, 5, dtype=torch.float64)})
+    fused = fusion.fuse(PRE, POST, masks.new(PRE), masks.new(POST), start)
+    found = start.vector(PRE, POST)
+    assert found.keys() == fused.keys()
+    for key in POST:
+        torch.testing.assert_close(found[key], fused[key])
