@@ -62,7 +62,7 @@ class Bench:
         self.held = {task: self._loaded(task) for task in tasks} if hold else {}
         self.heads = {task: _files.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}
         self.tests = {task: self._scored(task, held_out, seed) for task in tasks}
-        self.unlabelled: dict[tuple[str, int, int], np.ndarray] = {}
+        self.unlabelled: dict[tuple[Callable[..., np.ndarray], str, int, int], np.ndarray] = {}
         self.kept = None if features is None else _features.Kept(features)
 
     def vector(self, task: str) -> task_vectors.Vector:
@@ -147,10 +147,10 @@ class Bench:
             lambda inputs: self.encoder.teach(task_vectors.add(self.pretrained, tau), inputs)
         )
         for found in due:
-            inputs = self._unlabelled(tasks[-1], found.tune)
+            inputs = self._for_heads(tasks[-1], found.tune)
             found.heads, _ = alignment.after_step(
                 found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
-                targets=taught(inputs), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
+                targets=taught(inputs) if len(inputs) else torch.empty(0), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
             )  # fmt: skip
         self._saved()
 
@@ -227,9 +227,17 @@ class Bench:
         return np.argsort(np.concatenate(lengths), kind="stable")
 
     def _unlabelled(self, task: str, options: settings.Merge | settings.HeadTune) -> np.ndarray:
-        wanted = (task, options.unlabelled_images, options.seed)
+        return self._once(_encoder.unlabelled, task, options)
+
+    def _for_heads(self, task: str, options: settings.HeadTune) -> np.ndarray:
+        return self._once(_encoder.for_heads, task, options)
+
+    def _once(
+        self, draw: Callable[..., np.ndarray], task: str, options: settings.Merge | settings.HeadTune
+    ) -> np.ndarray:
+        wanted = (draw, task, options.unlabelled_images, options.seed)
         if wanted not in self.unlabelled:
-            self.unlabelled[wanted] = _encoder.unlabelled(self.line, task, options)
+            self.unlabelled[wanted] = draw(self.line, task, options)
         return self.unlabelled[wanted]
 
 

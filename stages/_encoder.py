@@ -80,6 +80,12 @@ def unlabelled(line: _params.Line, name: str, options: settings.Merge | settings
     return open_backbone(line).read(task.train, chosen)
 
 
+def for_heads(line: _params.Line, name: str, options: settings.HeadTune) -> np.ndarray:
+    """As `unlabelled`; none for a task that came as a checkpoint without unlabelled inputs: its head stays as it is."""
+    _, split = line.load(name)
+    return unlabelled(line, name, options) if len(split.unlabelled) > 1 else np.empty(0)
+
+
 def drawn(split: splits.Split, seed: int) -> np.ndarray:
     """The unlabelled positions of a task in the order in which merges of that seed draw them."""
     return np.random.default_rng(seed).permutation(split.unlabelled)

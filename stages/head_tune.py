@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from otmf import alignment, backbones, checkpoints, heads, memory, settings, task_vectors
@@ -57,8 +56,7 @@ def _aligned(
     merged: task_vectors.State, options: settings.HeadTune, where: torch.device,
 ) -> tuple[dict[str, heads.Head], dict[str, int]]:  # fmt: skip
     task = line.step(name).task
-    has_some = len(line.load(task)[1].unlabelled) > 1  # a checkpoint can come without
-    inputs = _encoder.unlabelled(line, task, options) if has_some else np.empty(0)
+    inputs = _encoder.for_heads(line, task, options)
     expert = checkpoints.load(line.finetuned(task) / "model.safetensors")
     return alignment.after_step(
         {task: served for task, (served, _, _) in before.items()},
@@ -66,7 +64,7 @@ def _aligned(
         list(before),
         teach=lambda found: _encoder.teach(backbone, merged, found, where=where),
         inputs=inputs,
-        targets=_encoder.teach(backbone, expert, inputs, where=where) if has_some else torch.empty(0),
+        targets=_encoder.teach(backbone, expert, inputs, where=where) if len(inputs) else torch.empty(0),
         kept=memory.from_tensors(checkpoints.load(line.merged(name) / "state.safetensors")),
         ridge=options.ridge,
         ridge_of_old=options.ridge_of_old,

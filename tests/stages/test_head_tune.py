@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import stages.head_tune
 from otmf import checkpoints, heads, memory, settings
 from stages import _bench, _encoder, _files, _params
 from tests.stages import test_golden
@@ -59,12 +60,28 @@ def test_bench_scores_the_same_heads(line) -> None:
     ]
 
 
-def test_task_without_unlabelled_inputs_keeps_its_head(line, monkeypatch) -> None:
-    """Such as a checkpoint that came with test inputs alone, merged by a method that sees nothing."""
-    import stages.head_tune
-
+@pytest.fixture
+def second_without(line, monkeypatch) -> _params.Line:
+    """`second` as a checkpoint that came with test inputs alone."""
     task, split = line.load("second")
-    monkeypatch.setattr(type(line), "load", lambda self, name: (task, split.__class__(**{**vars(split), "unlabelled": split.unlabelled[:0]})))  # fmt: skip
-    stages.head_tune.main(line, "s02")
-    found, frozen, _ = _files.load_head(line.heads("s02") / "second.safetensors")
+    bare = split.__class__(**{**vars(split), "unlabelled": split.unlabelled[:0]})
+    load = type(line).load
+    monkeypatch.setattr(type(line), "load", lambda self, name: (task, bare) if name == "second" else load(self, name))
+    return line
+
+
+def test_task_without_unlabelled_inputs_keeps_its_head(second_without) -> None:
+    """Merged by a method that sees nothing."""
+    stages.head_tune.main(second_without, "s02")
+    found, frozen, _ = _files.load_head(second_without.heads("s02") / "second.safetensors")
     assert torch.equal(found.weight, frozen.weight)
+
+
+def test_bench_scores_a_task_without_unlabelled_inputs_with_the_head_it_keeps(second_without) -> None:
+    tuned = second_without.params_checked.steps["s01"].head_tune
+    bench = _bench.Bench(second_without, ["first", "second"])
+    aligned, frozen = (
+        {row["task"]: row["accuracy"] for row in bench.run(settings.merge("default", {"method": "task_arithmetic"}), [head_tune], ["first", "second"])
+         if row["step"] == 2} for head_tune in (tuned, settings.HeadTune())
+    )  # fmt: skip
+    assert aligned["second"] == frozen["second"]
