@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -161,23 +160,9 @@ def _left_out(
     patterns: Sequence[str], pretrained: Mapping[str, Tensor], merged_vector: Mapping[str, Tensor] | None
 ) -> task_vectors.Vector:
     """The part of the merged vector that the patterns keep as it is; zero at the first step."""
-    names = [key for key, value in pretrained.items() if value.is_floating_point()]
-    found: set[str] = set()
-    for pattern in patterns:
-        matched = [key for key in names if fnmatchcase(key, pattern)]
-        if not matched:
-            raise ValueError(
-                f"expected merge.left_out to name tensors of the encoder; received {pattern!r}, which none matches; its names are such as "
-                f"{names[0]}"
-            )
-        found.update(matched)
-    if len(found) == len(names):
-        raise ValueError(
-            "expected merge.left_out to leave something to merge; received patterns of everything; name fewer"
-        )
+    found = task_vectors.matching(patterns, pretrained, setting="merge.left_out")
     return {
-        key: merged_vector[key] if merged_vector else task_vectors.zeros({key: pretrained[key]})[key]
-        for key in sorted(found)
+        key: merged_vector[key] if merged_vector else task_vectors.zeros({key: pretrained[key]})[key] for key in found
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import torch
@@ -43,9 +43,10 @@ def train(
     label_smoothing: float = 0.0,
     vary: Vary | None = None,
     mirror: Tensor | None = None,
+    left_out: Collection[str] = (),
     report: Report | None = None,
 ) -> task_vectors.State:
-    """The state after training all floating-point tensors by cross-entropy.
+    """The state after training all floating-point tensors, but those left out, by cross-entropy.
 
     AdamW (decay on matrices alone), or Muon for the weights of linear maps and AdamW for the rest; linear warm-up, then
     cosine decay to zero; gradients clipped at norm 1.
@@ -59,12 +60,16 @@ def train(
         label_smoothing: in [0, 1).
         vary: varies the inputs of a batch at random; None: they stay as they are.
         mirror: shape (n,), whether an input may be mirrored; None for none.
+        left_out: names of tensors that stay as they are.
         report: called after each epoch with its number from 1 and the mean loss.
 
     Raises:
         ValueError: if the loss is not finite.
     """
-    trained = {key: value.clone().requires_grad_(value.is_floating_point()) for key, value in state.items()}
+    trained = {
+        key: value.clone().requires_grad_(value.is_floating_point() and key not in left_out)
+        for key, value in state.items()
+    }
     parameters = [value for value in trained.values() if value.requires_grad]
     optimisers = _optimisers(trained, options)
     generator = torch.Generator().manual_seed(options.seed)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from otmf import cards, merging
-from otmf._section import Count, Fraction, Positive, Section, Seed
+from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
 from otmf.merging import PRESETS, AnyMerge, Merge, Otmf
 
 FIRST = "s00"
@@ -84,7 +84,10 @@ class Head(Section):
 
 
 class Finetune(Training):
+    """As `Training`; left_out: patterns of names whose tensors stay as the base has them, and have no part in a merge: embeddings, say."""
+
     code_version: Count = 1
+    left_out: tuple[NamePattern, ...] = ()
 
 
 class Extract(Section):

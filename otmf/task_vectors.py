@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -62,6 +63,33 @@ def zeros(pretrained: Mapping[str, Tensor]) -> Vector:
 def floats(state: Mapping[str, Tensor]) -> Vector:
     """The floating-point tensors of a state dict, in float32 or wider."""
     return {key: _wide(value) for key, value in state.items() if value.is_floating_point()}
+
+
+def matching(patterns: Sequence[str], state: Mapping[str, Tensor], *, setting: str) -> list[str]:
+    """The names of floating-point tensors that some of the patterns match, sorted.
+
+    Args:
+        patterns: as of file names: `*`, `?` and `[...]`.
+        state: names -> tensors.
+        setting: what errors call the patterns.
+
+    Raises:
+        ValueError: if a pattern matches no name, or together they match every one.
+    """
+    names = [key for key, value in state.items() if value.is_floating_point()]
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = [key for key in names if fnmatchcase(key, pattern)]
+        if not matched:
+            raise ValueError(
+                f"expected {setting} to name tensors of the encoder; received {pattern!r}, which none matches; its names are such as {names[0]}"
+            )
+        found.update(matched)
+    if len(found) == len(names):
+        raise ValueError(
+            f"expected {setting} to leave some tensors of the encoder; received patterns of everything; name fewer"
+        )
+    return sorted(found)
 
 
 def dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

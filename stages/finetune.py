@@ -142,6 +142,7 @@ def _train(
         report=report,
         vary=backbone.vary,
         mirror=torch.ones(len(labels), dtype=torch.bool) if options.mirror else None,
+        left_out=task_vectors.matching(options.left_out, pretrained, setting="finetune.left_out"),
         logits=lambda current, batch: frozen.logits(backbone.features(current, batch)),
     )
     return _encoder.to(state, torch.device("cpu"))

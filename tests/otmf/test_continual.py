@@ -128,7 +128,8 @@ def test_masks_are_trained_on_the_model_as_it_will_be(stream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"), [("embed*", "received 'embed\\*', which none matches"), ("*", "leave something to merge")]
+    ("pattern", "said"),
+    [("embed*", "received 'embed\\*', which none matches"), ("*", "leave some tensors of the encoder")],
 )
 def test_patterns_that_name_nothing_or_everything_are_refused(stream, pattern, said) -> None:
     with pytest.raises(ValueError, match=said):

@@ -29,6 +29,18 @@ def test_training_learns_and_leaves_its_input_alone(optimiser) -> None:
     assert torch.equal(trained["w.weight"], again["w.weight"])
 
 
+def test_tensors_left_out_stay_and_the_others_train() -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {"w.weight": torch.zeros(3, 192), "shift": torch.zeros(192)}
+    inputs, labels = torch.randn(32, 3, 8, 8, generator=generator), torch.arange(32) % 3
+    trained = finetuning.train(
+        state, logits=lambda current, batch: linear(current, batch + current["shift"].reshape(3, 8, 8)), inputs=inputs, labels=labels,
+        options=settings.Finetune(epochs=2, batch_size=8, weight_decay=0.1), left_out=["shift"],
+    )  # fmt: skip
+    assert torch.equal(trained["shift"], state["shift"])
+    assert not torch.equal(trained["w.weight"], state["w.weight"])
+
+
 def test_loss_that_is_not_finite_stops_training() -> None:
     state = {"w.weight": torch.full((3, 192), float("nan"))}
     with pytest.raises(ValueError, match="expected a finite loss; received nan in epoch 1; lower the learning rate"):

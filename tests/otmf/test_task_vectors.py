@@ -48,3 +48,15 @@ def test_norm_and_cosine_are_those_of_the_flattened_vectors() -> None:
 def test_states_that_differ_are_refused(other, message) -> None:
     with pytest.raises(ValueError, match=message):
         task_vectors.subtract(other, BASE)
+
+
+def test_patterns_name_floating_point_tensors() -> None:
+    assert task_vectors.matching(["h", "a*"], {**BASE, "c": torch.ones(1)}, setting="finetune.left_out") == ["a", "h"]
+    assert task_vectors.matching([], BASE, setting="finetune.left_out") == []
+
+
+@pytest.mark.parametrize(("patterns", "message"), [(["h", "n"], "received 'n', which none matches; its names are such as a"),
+                                                   (["?"], "expected finetune.left_out to leave some tensors")])  # fmt: skip
+def test_patterns_of_nothing_and_of_everything_are_refused(patterns, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        task_vectors.matching(patterns, BASE, setting="finetune.left_out")

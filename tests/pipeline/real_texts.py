@@ -76,7 +76,7 @@ def prepare(
         "threads": threads,
         "defaults": {
             "head": {"scale": 20},
-            "finetune": {"epochs": epochs, "learning_rate": 0.0001, "batch_size": 32},
+            "finetune": {"epochs": epochs, "learning_rate": 0.0001, "batch_size": 32, "left_out": ["embeddings.*"]},
             "merge": merge or {},
         },
         "tasks": {},
