@@ -88,7 +88,7 @@ def merge_step(
         features: (state, inputs) -> (n, d), differentiable in the state.
         pre, post: what the two sides are trained on; None where that side may see nothing.
         options: all settings of the step.
-        start: where the masks at one begin; None: as `weights` says.
+        start: where the masks at one begin; None: as `fusion.weights` says.
         retention: draws the fused vector back every `retention.EVERY` steps and after the last; None: nothing does.
         report: called after each optimiser step with its number and the loss of each side it took.
 

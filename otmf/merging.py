@@ -164,7 +164,7 @@ class Distillation(Merge):
 
 
 class Otmf(Merge):
-    """As in `otmf.fusion`; the values here are the preset `transport`.
+    """As in `otmf.fusion` and `otmf.mask_training`; the values here are the preset `transport`.
 
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
     retention: the part of a change of mean curvature that each step takes back towards where old and new predictions balance, more of a steeper

@@ -84,7 +84,7 @@ class Head(Section):
 
 
 class Finetune(Training):
-    """As `Training`; left_out: patterns of names whose tensors stay as the base has them, and have no part in a merge: embeddings, say."""
+    """As `Training`; left_out: patterns of names whose tensors stay as the base has them, so that the task vector is zero there: embeddings, say."""
 
     code_version: Count = 1
     left_out: tuple[NamePattern, ...] = ()

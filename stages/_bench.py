@@ -87,7 +87,7 @@ class Bench:
             tau = self.vector(task)
             with _cost.measured(self.where) as cost:
                 done = continual.advance(self.pretrained, merged, tau, count=count, state=state, options=options,
-                                         encoder=self.encoder, unlabelled=lambda task=task: self._unlabelled(task, options),
+                                         encoder=self.encoder, unlabelled=lambda task=task: self._once(_encoder.unlabelled, task, options),
                                          head=self.heads[task].to(self.where), targets=self._taught(tau))  # fmt: skip
             cost.seconds += self._saved()
             merged, state = done.vector, done.state
@@ -147,7 +147,7 @@ class Bench:
             lambda inputs: self.encoder.teach(task_vectors.add(self.pretrained, tau), inputs)
         )
         for found in due:
-            inputs = self._for_heads(tasks[-1], found.tune)
+            inputs = self._once(_encoder.for_heads, tasks[-1], found.tune)
             found.heads, _ = alignment.after_step(
                 found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
                 targets=taught(inputs) if len(inputs) else torch.empty(0), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
@@ -226,15 +226,10 @@ class Bench:
         lengths = [self.backbone.lengths(self.backbone.read(source, batch)) for batch in batches]
         return np.argsort(np.concatenate(lengths), kind="stable")
 
-    def _unlabelled(self, task: str, options: settings.Merge | settings.HeadTune) -> np.ndarray:
-        return self._once(_encoder.unlabelled, task, options)
-
-    def _for_heads(self, task: str, options: settings.HeadTune) -> np.ndarray:
-        return self._once(_encoder.for_heads, task, options)
-
     def _once(
         self, draw: Callable[..., np.ndarray], task: str, options: settings.Merge | settings.HeadTune
     ) -> np.ndarray:
+        """What `draw` reads of a task, read once."""
         wanted = (draw, task, options.unlabelled_images, options.seed)
         if wanted not in self.unlabelled:
             self.unlabelled[wanted] = draw(self.line, task, options)

@@ -1,4 +1,4 @@
-"""OTMF as a row of the methods table: masks learned on unlabelled features (`otmf.fusion`)."""
+"""OTMF as a row of the methods table: masks learned on unlabelled features (`otmf.mask_training`)."""
 
 from __future__ import annotations
 
