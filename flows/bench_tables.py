@@ -100,6 +100,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "peak_mib": spread(later["peak_mib"].dropna()),
         "added_mib": spread(later["added_mib"].dropna()),
         "state_mib": spread(last["state_mib"]),
+        "mask_share": spread(later["mask_share"].dropna()),
         "costs": {
             int(step): {key: spread(own[key].dropna()) for key in ("seconds", "peak_mib", "state_mib")}
             for step, own in steps.groupby("step")

@@ -150,6 +150,11 @@ def parameters(masks: Mapping[str, Mask]) -> Iterator[Tensor]:
         yield from mask.learned()
 
 
+def count(masks: Mapping[str, Mask]) -> int:
+    """How many numbers are learned."""
+    return sum(value.numel() for value in parameters(masks))
+
+
 def summarise(masks: Mapping[str, Mask]) -> dict[str, dict[str, float]]:
     """For each tensor: mean, deviation, least and greatest factor, and the share of factors below zero."""
     return {key: _summary(mask.value()) for key, mask in masks.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import alignment, continual, datasets, heads, low_rank, memory, methods, rows, settings, task_vectors
+from otmf import alignment, continual, datasets, heads, low_rank, masks, memory, methods, rows, settings, task_vectors
 from stages import _cost, _encoder, _features, _files, _params
 
 
@@ -108,6 +108,7 @@ class Bench:
             "new_inputs": 0,
             "dissimilarity": None,
             "state_mib": 0.0,
+            "mask_share": None,
             **vars(cost),
         }
         scores = [_Scores(settings.HeadTune(), dict(self.heads))]
@@ -238,5 +239,8 @@ class Bench:
 
 def _facts(done: continual.Step, cost: _cost.Cost) -> dict[str, Any]:
     held = sum(value.numel() * value.element_size() for value in done.state.values())
+    learned, whole = done.learned.masks if done.learned else {}, sum(value.numel() for value in done.vector.values())
+    share = sum(masks.count(found) for found in learned.values()) / whole if learned else None
     return {"sees": done.saw["declared"], "old_inputs": done.saw["pre_images"], "new_inputs": done.saw["post_images"],
-            "dissimilarity": done.dissimilarity, "state_mib": held / _cost.MIB, **vars(cost)}  # fmt: skip
+            "dissimilarity": done.dissimilarity, "state_mib": held / _cost.MIB, "mask_share": share,
+            **vars(cost)}  # fmt: skip

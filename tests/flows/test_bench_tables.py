@@ -20,7 +20,7 @@ def rows(name: str, shift: float = 0.0, **values) -> list[dict]:
     return [
         {"method": name, "heads": "frozen", "order": order, "seed": 0, "step": step, "task": task, "accuracy": line[place] - shift,
          "sees": "nothing", "joint": False, "new_inputs": 0, "old_inputs": 0, "seconds": 2.0 * step, "peak_mib": 100.0, "added_mib": 10.0,
-         "state_mib": 1.0, "dissimilarity": None, "device": "cpu", "dtype": "float32", "threads": 1, "release": "r", "commit": "c"} | values
+         "state_mib": 1.0, "mask_share": None, "dissimilarity": None, "device": "cpu", "dtype": "float32", "threads": 1, "release": "r", "commit": "c"} | values
         for order, (tasks, matrix) in MATRICES.items()
         for step, line in enumerate(matrix, start=1)
         for place, task in enumerate(tasks[:step])

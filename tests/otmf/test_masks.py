@@ -55,6 +55,13 @@ def test_sparse_masks_are_at_least_one_and_at_most_all() -> None:
     assert sum(len(mask.positions) for mask in masks.of_greatest(saliency, share=0.0).values()) == 1
 
 
+def test_count_is_that_of_what_is_learned() -> None:
+    vector = {"a": torch.ones(6, 4), "b": torch.ones(5)}
+    assert masks.count(masks.new(vector)) == 29
+    assert masks.count(masks.new(vector, granularity="low_rank", rank=2)) == 2 * (6 + 4) + 5
+    assert masks.count(masks.of_greatest(vector, share=2 / 29)) == 2
+
+
 def test_what_is_stored_is_read_again(tmp_path) -> None:
     saliency = {"a": torch.rand(3, 4), "b": torch.zeros(5)}
     stored = {

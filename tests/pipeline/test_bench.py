@@ -60,6 +60,8 @@ def test_rows_hold_every_step_and_what_it_saw_and_cost(done, config) -> None:
     assert set(zip(masks["new_inputs"], masks["old_inputs"], strict=True)) == {(8, 6)}
     blind = rows[rows["method"].isin(["wudi", "tuned", "upper"])]
     assert not blind[["new_inputs", "old_inputs"]].to_numpy().any()
+    assert blind["mask_share"].isna().all()
+    assert masks["mask_share"].tolist() == pytest.approx([2.0] * len(masks))  # one number per element of each vector
     for column in ("seconds", "peak_mib", "added_mib", "state_mib"):
         assert (rows[column] >= 0).all(), column
     assert rows["accuracy"].between(0, 1).all()
