@@ -18,7 +18,7 @@ from otmf.retention import EVERY, Retention
 
 Features = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 GROUP_BYTES = 4 << 20
-SURVEY = 8  # batches of each side before sparse masks are placed
+SURVEY = 8  # batches of each side before masks are placed
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -141,15 +141,13 @@ class _Learner:
         self.vectors = {"pre": merged_vector, "post": task_vector}
         self.remainder, self.retention = dict(start.remainder), retention
         self.undrawn: list[float] = []  # the rate of each step since the last drawing back, as a share of the full one
-        self.sparse = options.granularity == "sparse"
+        self.placed = options.granularity in ("sparse", "low_rank")
         self.masks = {
             name: masks.new(
                 vector,
-                granularity="tensor" if self.sparse else options.granularity,
-                rank=options.rank,
-                seed=options.seed + place,
+                granularity="tensor" if self.placed else options.granularity,
             )
-            for place, (name, vector) in enumerate(self.vectors.items())
+            for name, vector in self.vectors.items()
         }
         self.factors = dict(zip(("pre", "post"), start.factors, strict=True))
         self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
@@ -166,7 +164,7 @@ class _Learner:
             name: batches.drawn(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
             for place, (name, side) in enumerate(self.sides.items())
         }
-        if self.sparse and self.sides and self.options.steps:
+        if self.placed and self.sides and self.options.steps:
             self._place_masks(drawn)
         optimisers = {
             name: [
@@ -214,22 +212,30 @@ class _Learner:
         return fusion.fuse(self.vectors["pre"], self.vectors["post"], self.masks["pre"], self.masks["post"], start)
 
     def _place_masks(self, drawn: Mapping[str, Iterator[Tensor]]) -> None:
-        """Sparse masks where the loss of a few batches, at the start, has the greatest squares of slopes along the factors.
+        """Masks whose form follows from the slopes of the loss along the factors, at the start, over a few batches.
 
+        Sparse ones lie where the squares of the slopes add up to most; low-rank ones begin with the signs of what the slopes add up to.
         Until they are placed this holds one number for each element of both vectors; from then on for those of the masks.
         """
-        saliency = {name: task_vectors.zeros(vector) for name, vector in self.vectors.items()}
-        for step in range(SURVEY * (2 if self.options.alternate else 1)):
+        options, sparse = self.options, self.options.granularity == "sparse"
+        slopes = {name: task_vectors.zeros(vector) for name, vector in self.vectors.items()}
+        for step in range(SURVEY * (2 if options.alternate else 1)):
             active = self._active(step)
             if not active:
                 continue
             loss = torch.stack(list(self._losses({name: next(drawn[name]) for name in active}).values())).sum()
             found = torch.autograd.grad(loss, list(self.student.values()), allow_unused=True)
             for key, gradient in zip(self.student, found, strict=True):
-                for name in () if gradient is None else active if self.options.alternate else self.vectors:
-                    saliency[name][key].add_((gradient * self.vectors[name][key]).square_())
-        for name in list(saliency):
-            self.masks[name] = masks.of_greatest(saliency.pop(name), share=self.options.share)
+                for name in () if gradient is None else active if options.alternate else self.vectors:
+                    own = gradient * self.vectors[name][key]
+                    slopes[name][key].add_(own.square_() if sparse else own)
+        for place, name in enumerate(list(slopes)):
+            own = slopes.pop(name)
+            self.masks[name] = (
+                masks.of_greatest(own, share=options.share)
+                if sparse
+                else masks.of_slopes(own, rank=options.rank, seed=options.seed + place)
+            )
 
     def _active(self, step: int) -> tuple[str, ...]:
         if not self.options.alternate:

@@ -144,6 +144,25 @@ def of_greatest(saliency: Mapping[str, Tensor], *, share: float) -> Masks:
     return masks
 
 
+def of_slopes(slopes: Mapping[str, Tensor], *, rank: int = 1, seed: int = 0) -> Masks:
+    """Low-rank masks of ones, as those of `new`, whose columns of L have the signs of the leading left singular vectors of the slopes.
+
+    Learning R along such columns follows the slopes farther than along drawn ones; with signs alone all rows move alike.
+
+    Args:
+        slopes: name -> slopes of the loss along the factors of all elements, shapes of the vector.
+        rank, seed: as in `new`; columns beyond the lesser side of a matrix stay drawn.
+
+    Source: arXiv:2407.05000 (LoRA-GA), which begins adapters with singular vectors of the first gradient.
+    """
+    masks = new(slopes, granularity="low_rank", rank=rank, seed=seed)
+    for key, mask in masks.items():
+        if isinstance(mask, LowRank):
+            found = _leading(slopes[key].reshape(len(mask.left), -1), mask.left)
+            mask.left[:, : found.shape[1]] = torch.where(found < 0, -1.0, 1.0) / math.sqrt(rank)
+    return masks
+
+
 def parameters(masks: Mapping[str, Mask]) -> Iterator[Tensor]:
     """All that is learned."""
     for mask in masks.values():
@@ -168,6 +187,14 @@ def _summary(factors: Tensor) -> dict[str, float]:
         "greatest": float(factors.max()),
         "below_zero": float((factors < 0).float().mean()),
     }
+
+
+def _leading(matrix: Tensor, drawn: Tensor, *, iterations: int = 8) -> Tensor:
+    """Leading left singular vectors of a matrix (out, in), by subspace iteration from drawn columns (out, rank); no more than its lesser side has."""
+    found = drawn[:, : min(matrix.shape)]
+    for _ in range(iterations):
+        found = torch.linalg.qr(matrix @ (matrix.T @ found)).Q
+    return found
 
 
 def _mask(value: Tensor, granularity: Granularity, rank: int, generator: torch.Generator) -> Mask:

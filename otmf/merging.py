@@ -181,7 +181,7 @@ class Otmf(Merge):
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
 
-    code_version: Count = 9
+    code_version: Count = 10
     method: Literal["otmf"] = "otmf"
     combination: Literal["convex", "sum"] = "sum"
     alpha: Fraction = 0.8

@@ -163,10 +163,29 @@ def test_sparse_masks_change_a_share_of_the_elements_where_the_loss_is_steepest(
     assert sum(found.cost_after.values()) < 0.7 * sum(found.cost_before.values())
 
 
+def test_low_rank_masks_begin_with_the_signs_of_the_whole_slopes(model) -> None:
+    """A batch takes all inputs here, so that the slopes are those of the whole loss; the learning rate leaves the signs as they are."""
+    pre, post = vector(model, 1), vector(model, 2)
+    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
+    values = {"steps": 1, "granularity": "low_rank", "batch_size": 40, "learning_rate": 1e-6}
+    options = settings.merge("transport", values)
+    found = mask_training.merge_step(model, pre, post, features=features, options=options, **given)
+    factors = {key: torch.ones_like(value, requires_grad=True) for key, value in pre.items()}
+    state = {**model, **{key: model[key] + factors[key] * pre[key] + post[key] for key in pre}}
+    sum(
+        transport.sinkhorn_divergence(features(state, s.inputs), s.targets, epsilon=options.epsilon)
+        for s in given.values()
+    ).backward()
+    for key in ("first.weight", "second.weight"):
+        leading = torch.linalg.svd(factors[key].grad).U[:, 0]
+        assert abs(int((leading.sign() * found.masks["pre"][key].left[:, 0].sign()).sum())) == len(leading)
+
+
 @pytest.mark.parametrize("sides", [{"pre": None}, {"pre": None, "post": None}])
 @pytest.mark.parametrize("values", [{}, {"alternate": True}, {"steps": 0}])
-def test_sparse_masks_with_a_side_missing_are_finite(model, sides, values) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 4, "granularity": "sparse", **values}), **sides)
+@pytest.mark.parametrize("granularity", ["sparse", "low_rank"])
+def test_placed_masks_with_a_side_missing_are_finite(model, sides, values, granularity) -> None:
+    found = merge(model, settings.merge("transport", {"steps": 4, "granularity": granularity, **values}), **sides)
     assert all(bool(value.isfinite().all()) for value in found.vector.values())
 
 

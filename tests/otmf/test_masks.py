@@ -55,6 +55,31 @@ def test_sparse_masks_are_at_least_one_and_at_most_all() -> None:
     assert sum(len(mask.positions) for mask in masks.of_greatest(saliency, share=0.0).values()) == 1
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (6, 3, 1, 1)])
+def test_low_rank_masks_begin_with_the_signs_of_the_steepest_direction(shape) -> None:
+    out, others = shape[0], torch.Size(shape[1:]).numel()
+    signs = torch.where(torch.arange(out) % 3 == 0, -1.0, 1.0)
+    noise = 0.1 * torch.randn(out, others, generator=torch.Generator().manual_seed(0))
+    slopes = torch.outer(3 * signs, torch.linspace(-2, 1, others)) + noise
+    mask = masks.of_slopes({"a": slopes.view(shape)})["a"]
+    assert abs(float((mask.left[:, 0] * signs).sum())) == out
+    assert bool((mask.value() == 1).all())
+    assert tuple(mask.value().shape) == shape
+
+
+def test_low_rank_masks_of_more_columns_than_there_are_directions_keep_drawn_ones() -> None:
+    slopes = {"a": torch.randn(2, 5, generator=torch.Generator().manual_seed(0)), "bias": torch.ones(4)}
+    found, drawn = masks.of_slopes(slopes, rank=3, seed=7), masks.new(slopes, granularity="low_rank", rank=3, seed=7)
+    assert torch.equal(found["a"].left[:, :2].abs(), torch.full((2, 2), 3**-0.5))
+    assert torch.equal(found["a"].left[:, 2], drawn["a"].left[:, 2])
+    assert torch.equal(found["bias"].value(), torch.ones(4))
+
+
+def test_low_rank_masks_without_slopes_are_finite() -> None:
+    mask = masks.of_slopes({"a": torch.zeros(4, 3)}, rank=2)["a"]
+    assert torch.equal(mask.left.abs(), torch.full((4, 2), 2**-0.5))
+
+
 def test_count_is_that_of_what_is_learned() -> None:
     vector = {"a": torch.ones(6, 4), "b": torch.ones(5)}
     assert masks.count(masks.new(vector)) == 29
