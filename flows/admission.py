@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flows import cutting, encoders, fetching, repro, workspace
+from flows import clones, cutting, encoders, fetching, repro, workspace
 from otmf import cards, datasets, gathering, layout, lineage, settings, splits
 
 
@@ -89,7 +89,7 @@ def prepare(
             loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
         )
         before = params.steps[step].previous if known else f"s{int(step[1:]) - 1:02d}"
-        attempt = workspace.begin(line, name, after=None if known else before)
+        attempt = clones.begin(line, name, after=None if known else before)
         if known:
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)

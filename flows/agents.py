@@ -26,7 +26,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
-from flows import failures, logs, process, recovery, remotes, repro, server, workspace
+from flows import clones, failures, logs, process, recovery, remotes, repro, server, workspace
 from flows.release import release
 from otmf import errors, layout, settings
 
@@ -201,13 +201,13 @@ def _run(line_name: str, commit: str, stage: str, wanted: str, told: dict[str, s
     _tidy(line)
     with workspace.locked(line, patience=3600, name=name):
         remotes.fetch(line, ATTEMPT.format(commit))
-        clone = workspace.begin(line, name, commit=commit)
+        clone = clones.begin(line, name, commit=commit)
         repro.pull(clone.root, _inputs(clone, workspace.params(clone), stage))
         extra = {key: str(told[key]) for key in TOLD if key in told}
         outcome = repro.stage(clone.root, stage, log=logs.lines(), extra=extra, force=bool(force), pull=True)
         repro.push(clone.root, [stage], runs=True)
         remotes.offer(clone, _result(commit, stage))
-        workspace.drop(line, name)
+        clones.drop(line, name)
     return outcome
 
 
@@ -216,7 +216,7 @@ def _tidy(line: layout.Layout) -> None:
     for folder in (line.private / "attempts").glob("agent-*"):
         with recovery.free(line, folder.name) as dead:
             if dead:
-                workspace.drop(line, folder.name)
+                clones.drop(line, folder.name)
 
 
 def _result(commit: str, stage: str) -> str:

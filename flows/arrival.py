@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows import attempt, failures, inbox, landing, process, recovery, registry, workspace
+from flows import attempt, clones, failures, inbox, landing, process, recovery, registry, workspace
 from flows.onboard import Onboarded, ahead, onboard
 from otmf import errors, layout
 
@@ -87,7 +87,7 @@ def _tidy(line: layout.Layout) -> None:
     for folder in (line.private / "attempts").glob("ahead-*"):
         with recovery.free(line, folder.name) as dead:
             if dead and inbox.place(line, folder.name.removeprefix("ahead-")) is None:
-                workspace.drop(line, folder.name)
+                clones.drop(line, folder.name)
 
 
 def _catch_up(line: layout.Layout) -> None:
@@ -136,7 +136,7 @@ def _onboard(line: layout.Layout, name: str) -> Onboarded:
             return _dealt_with(line, name)
         finally:
             if inbox.place(line, name) is None:
-                workspace.drop(line, lock)
+                clones.drop(line, lock)
 
 
 def _dealt_with(line: layout.Layout, name: str) -> Onboarded:

@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from flows import (
     agents,
+    clones,
     failures,
     git,
     kept,
@@ -231,7 +232,7 @@ def refuse(
         clone, action="quarantined" if aside else "refused", step=step, task=workspace.params(clone).steps[step].task, by="gate",
         reason=reasons, findings=_findings(verdict), version=False,
     )  # fmt: skip
-    recorded = workspace.begin(line, f"_record-{change.name}", outputs=False)
+    recorded = clones.begin(line, f"_record-{change.name}", outputs=False)
     records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
     landing.land(line, recorded, outputs=False)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flows import git, landing, repro, tracking, workspace
+from flows import clones, git, landing, repro, tracking, workspace
 from otmf import layout, settings
 
 FIRST_SEED = 42
@@ -47,7 +47,7 @@ def run(line: layout.Layout, *, orders: int, trained: int | None = None, log: Ca
                 "expected tasks to compare methods on; received a line without any; onboard some first"
             )
         tracking.prepare(line, params.line)
-        attempt = workspace.begin(line, "compare")
+        attempt = clones.begin(line, "compare")
         _write(
             attempt,
             tasks,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import landing, remotes, versions, workspace
+from flows import clones, landing, remotes, versions, workspace
 from otmf import keys, layout, ledger, statements
 
 FOLDER = "OTMF_KEYS"
@@ -64,7 +64,7 @@ def new(line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str]
         part.rename(at)
         at.with_suffix(".pub").write_text(keys.pem(key), encoding="utf-8")
         # the file stays whatever happens from here on: the git remote may know the key already
-        clone = workspace.begin(line, "_key", outputs=False)
+        clone = clones.begin(line, "_key", outputs=False)
         ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
         workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
         trouble = landing.land(line, clone, outputs=False)

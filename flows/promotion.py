@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows import failures, git, kept, landing, records, registry, remotes, repro, tracking, versions, workspace
+from flows import clones, failures, git, kept, landing, records, registry, remotes, repro, tracking, versions, workspace
 from otmf import errors, layout, settings
 from otmf.statements import Decision
 
@@ -31,7 +31,7 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
                 f"expected the line to stand where {task} was refused; received a line that has moved on; onboard the card "
                 "again with --override REASON"
             )
-        attempt = workspace.begin(line, task, outputs=False)
+        attempt = clones.begin(line, task, outputs=False)
         git.run(attempt.root, "cherry-pick", "--no-commit", _commit(line, branch))
         repro.checkout(attempt.root)
         step = settings.chain(workspace.params(attempt).steps)[-1]
@@ -59,7 +59,7 @@ def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reaso
     with workspace.locked(line):
         workspace.require_clean(line)
         remotes.synchronise(line)
-        attempt = workspace.begin(line, "rollback", outputs=False)
+        attempt = clones.begin(line, "rollback", outputs=False)
         decision = versions.rolled_back(attempt, number, by=by or versions.actor(), reason=reason)
         records.write(line, attempt, decision, lambda place: records.of_decision(decision, place))
         _land(line, attempt, log)
@@ -75,7 +75,7 @@ def serving(line: layout.Layout) -> layout.Layout:
     newest = max(entry.version for entry in versions.history(line.root))
     if champion.version == newest:
         return line
-    return workspace.at(line, versions.commit(line.root, champion.version), f"v{champion.version}")
+    return clones.at(line, versions.commit(line.root, champion.version), f"v{champion.version}")
 
 
 def _land(line: layout.Layout, attempt: layout.Layout, log: Log, *, tag: str | None = None) -> None:

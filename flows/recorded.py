@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows import accepted, contents, repro, versions, workspace
+from flows import accepted, clones, contents, repro, versions, workspace
 from otmf import layout, ledger
 
 
@@ -28,7 +28,7 @@ def clone(line: layout.Layout, number: int) -> layout.Layout:
     Raises:
         WorkspaceError: if there is no such version, or DVC's cache has not all of it.
     """
-    found = workspace.at(line, versions.commit(line.root, number), f"v{number}")
+    found = clones.at(line, versions.commit(line.root, number), f"v{number}")
     names = _wanted(line, number)
     if not all((found.root / name).exists() for name in names):  # the cache had less when the clone was made
         repro.checkout(found.root)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import attempt, plan, remotes, workspace
+from flows import attempt, clones, plan, remotes, workspace
 from otmf import layout, settings
 
 
@@ -64,7 +64,7 @@ def retrain(
         names = chosen or (list(params.tasks) if everything else _trained(asked))
         said = "all" if everything else ", ".join(names) or "what changed"
         with attempt.tracked(line, "retrain", said, {}) as (store, parent):
-            clone = workspace.begin(line, "retrain")
+            clone = clones.begin(line, "retrain")
             if names and (chosen or everything):
                 _renew(clone, names, everything=everything)
             stages = [found for found in plan.stages(clone, params) if found[0] in asked]
@@ -94,8 +94,8 @@ def retire(root: str, task: str, reason: str, patience: float = 0) -> Retrained:
                 f"expected a line with another task than {task}; received one without; make a new line with otmf init"
             )
         with attempt.tracked(line, "retire", task, {"reason": reason[:500]}) as (store, parent):
-            clone = workspace.begin(line, f"retire-{task}")
-            first = workspace.without(clone, task)
+            clone = clones.begin(line, f"retire-{task}")
+            first = clones.without(clone, task)
             left = workspace.params(clone)
             stages = plan.stages(clone, left)
             later = {f"merge-step@{step}": "follows" for step in settings.chain(left.steps)[first - 1 :]}

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from flows import git, landing, repro, workspace
+from flows import clones, git, landing, repro, workspace
 from otmf import layout
 from tests import makers
 
@@ -19,7 +19,7 @@ def line(tmp_path) -> layout.Layout:
 
 def attempted(line: layout.Layout) -> layout.Layout:
     """An attempt with data of another task, and without that of the base."""
-    clone = workspace.begin(line, "attempt")
+    clone = clones.begin(line, "attempt")
     (clone.raw("other")).mkdir()
     (clone.raw("other") / "a.txt").write_text("a")
     repro.track(clone.root, clone.raw("other"))
@@ -39,7 +39,7 @@ def test_data_of_the_attempt_follows_and_the_rest_stays(line) -> None:
 
 def test_what_the_attempt_took_out_goes(line) -> None:
     landing.land(line, attempted(line))
-    clone = workspace.begin(line, "attempt")
+    clone = clones.begin(line, "attempt")
     repro.untrack(clone.root, clone.raw("other"))
     workspace.commit(clone.root, "Without it")
     assert landing.land(line, clone) == ""
@@ -49,7 +49,7 @@ def test_what_the_attempt_took_out_goes(line) -> None:
 
 def test_data_that_changed_takes_the_place_of_what_was_there(line) -> None:
     landing.land(line, attempted(line))
-    clone = workspace.begin(line, "attempt")
+    clone = clones.begin(line, "attempt")
     (clone.raw("other") / "a.txt").unlink()
     (clone.raw("other") / "b.txt").write_text("b")
     repro.track(clone.root, clone.raw("other"))

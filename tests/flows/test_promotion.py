@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, kept, keyring, landing, promotion, records, registry, standing, tracking, versions, workspace
+from flows import (
+    clones,
+    git,
+    kept,
+    keyring,
+    landing,
+    promotion,
+    records,
+    registry,
+    standing,
+    tracking,
+    versions,
+    workspace,
+)
 from otmf import layout, ledger, statements
 from tests import makers
 
@@ -32,7 +45,7 @@ def line(two, tmp_path, monkeypatch) -> layout.Layout:
 
 def attempt(line: layout.Layout, task: str) -> layout.Layout:
     """A clone with one more task and a model of its own, as an onboarding leaves it."""
-    clone = workspace.begin(line, task)
+    clone = clones.begin(line, task)
     document = workspace.read_params(clone)
     number = len(document["steps"]) + 1
     document["tasks"][task] = {}
@@ -69,7 +82,7 @@ def refuse(line: layout.Layout, task: str) -> None:
     decision = versions.accepted(
         clone, action="refused", step=step, task=task, by="gate", reason="expected more; received less", version=False
     )
-    recorded = workspace.begin(line, "record", outputs=False)
+    recorded = clones.begin(line, "record", outputs=False)
     records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
     kept.keep(line, clone, "rejected")
     landing.land(line, recorded, outputs=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, landing, remotes, repro, workspace
+from flows import clones, git, landing, remotes, repro, workspace
 from otmf import layout
 from tests import makers
 from tests.pipeline import production
@@ -36,7 +36,7 @@ def colleague(line: layout.Layout, tmp_path: Path) -> None:
 def test_attempt_made_again_is_the_same_commit(line) -> None:
     found = []
     for _ in range(2):
-        clone = workspace.begin(line, "birds")
+        clone = clones.begin(line, "birds")
         (clone.root / "data/cards/birds.yaml").write_text("name: birds\n")
         found.append(remotes.offer(clone, "refs/otmf/attempts/{}"))
     assert found[0] == found[1]
@@ -49,7 +49,7 @@ def test_attempt_made_again_is_the_same_commit(line) -> None:
 
 
 def test_results_of_an_agent_are_taken_over_and_nothing_else(line) -> None:
-    clone, other = workspace.begin(line, "birds"), workspace.begin(line, "agent")
+    clone, other = clones.begin(line, "birds"), clones.begin(line, "agent")
     (other.root / "dvc.lock").write_text("schema: '2.0'\n")
     (other.root / "data/results/merges").mkdir(parents=True)
     (other.root / "data/results/merges/s01.json").write_text("{}\n")
@@ -72,7 +72,7 @@ def test_line_takes_over_what_others_pushed(line, tmp_path) -> None:
 
 
 def test_version_is_not_taken_where_somebody_pushed_in_between(line, tmp_path) -> None:
-    clone = workspace.begin(line, "birds")
+    clone = clones.begin(line, "birds")
     (clone.root / "new").write_text("x")
     workspace.commit(clone.root, "Onboard birds")
     colleague(line, tmp_path)
@@ -85,7 +85,7 @@ def test_version_is_not_taken_where_somebody_pushed_in_between(line, tmp_path) -
 
 
 def test_version_is_in_the_remote_with_its_tag_once_the_line_stands_at_it(line) -> None:
-    clone = workspace.begin(line, "birds")
+    clone = clones.begin(line, "birds")
     (clone.root / "new").write_text("x")
     workspace.commit(clone.root, "Onboard birds")
     assert landing.land(line, clone, tag="model/v1") == ""

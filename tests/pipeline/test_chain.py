@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import compare, git, process, repro, tracking, workspace
+from flows import clones, compare, git, process, repro, tracking
 from otmf import checkpoints, layout, lineage, task_vectors
 from tests import makers
 
@@ -60,7 +60,7 @@ def test_line_is_committed_clean_and_up_to_date(onboarded) -> None:
 
 def test_attempt_gets_what_the_next_task_reads_and_no_older_model(onboarded) -> None:
     line = layout.Layout(onboarded[0])
-    clone = workspace.begin(line, "look", after="s02")
+    clone = clones.begin(line, "look", after="s02")
     try:
         assert git.run(clone.root, "status", "--porcelain") == ""
         there = [clone.pretrained, clone.merged("s02"), clone.heads("s02"), clone.raw("first"), clone.raw("second")]
@@ -72,7 +72,7 @@ def test_attempt_gets_what_the_next_task_reads_and_no_older_model(onboarded) -> 
             relative = path.relative_to(clone.root)
             assert lineage.digest(path) == lineage.digest(line.root / relative)
     finally:
-        workspace.drop(line, "look")
+        clones.drop(line, "look")
 
 
 def test_running_everything_again_runs_no_stage(onboarded) -> None:
