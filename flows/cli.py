@@ -83,7 +83,7 @@ def onboard(
         change = "" if found.bwt is None else f", backward transfer {100 * found.bwt:+.1f} points"
         out.print(
             f"{found.task} onboarded as {found.step}, version v{found.version}: accuracy {100 * found.accuracy:.1f} % on {found.task}, "
-            f"{100 * found.acc:.1f} % on average over all tasks{change}"
+            f"where its fine-tuned model has {100 * found.finetuned:.1f} %; {100 * found.acc:.1f} % on average over all tasks{change}"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -26,7 +27,7 @@ class Onboarded:
     Attributes:
         task, step: names.
         version: of the line's model from here on.
-        accuracy: of the new task after its merge.
+        accuracy, finetuned: of the new task after its merge, and of its fine-tuned model.
         acc, bwt: over all tasks; bwt None at the first.
         outcomes: stage -> ran, restored or unchanged; empty if the same card with the same data was there already.
     """
@@ -35,6 +36,7 @@ class Onboarded:
     step: str
     version: int
     accuracy: float
+    finetuned: float
     acc: float
     bwt: float | None
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -83,10 +85,7 @@ def onboard(
             subject = f"{'Retrain' if known else 'Onboard'} {card.name} as {step}"
             change = attempt.Change(card.name, subject, stages, fresh=(card.name,), override=override)
             done = attempt.carry_out(line, clone, change, store, parent)
-    now = attempt.accuracies(done.result)
-    return Onboarded(
-        card.name, step, done.version, now[card.name], done.result["acc"], done.result["bwt"], done.outcomes
-    )
+    return _onboarded(card.name, step, done.version, done.result, done.outcomes)
 
 
 def ahead(line: layout.Layout, card_path: Path, name: str) -> None:
@@ -131,6 +130,17 @@ def _there_already(line: layout.Layout, name: str, step: str, store: tracking.St
     result = workspace.result(line)
     champion = versions.champion(versions.history(line.root))
     tracking.finish(store, parent, metrics={}, tags={"outcome": "there already"})
+    return _onboarded(name, step, champion.version if champion else 0, result, {})
+
+
+def _onboarded(name: str, step: str, version: int, result: dict[str, Any], outcomes: dict[str, str]) -> Onboarded:
     return Onboarded(
-        name, step, champion.version if champion else 0, attempt.accuracies(result)[name], result["acc"], result["bwt"]
+        task=name,
+        step=step,
+        version=version,
+        accuracy=attempt.accuracies(result)[name],
+        finetuned=result["references"][name]["finetuned"],
+        acc=result["acc"],
+        bwt=result["bwt"],
+        outcomes=outcomes,
     )
