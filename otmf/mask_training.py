@@ -143,10 +143,7 @@ class _Learner:
         self.undrawn: list[float] = []  # the rate of each step since the last drawing back, as a share of the full one
         self.placed = options.granularity in ("sparse", "low_rank")
         self.masks = {
-            name: masks.new(
-                vector,
-                granularity="tensor" if self.placed else options.granularity,
-            )
+            name: masks.new(vector, granularity="tensor" if self.placed else options.granularity)
             for name, vector in self.vectors.items()
         }
         self.factors = dict(zip(("pre", "post"), start.factors, strict=True))

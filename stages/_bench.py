@@ -239,7 +239,8 @@ class Bench:
 
 def _facts(done: continual.Step, cost: _cost.Cost) -> dict[str, Any]:
     held = sum(value.numel() * value.element_size() for value in done.state.values())
-    learned, whole = done.learned.masks if done.learned else {}, sum(value.numel() for value in done.vector.values())
+    learned = done.learned.masks if done.learned and done.learned.trace else {}  # at one where no step was taken
+    whole = sum(value.numel() for value in done.vector.values())
     share = sum(masks.count(found) for found in learned.values()) / whole if learned else None
     return {"sees": done.saw["declared"], "old_inputs": done.saw["pre_images"], "new_inputs": done.saw["post_images"],
             "dissimilarity": done.dissimilarity, "state_mib": held / _cost.MIB, "mask_share": share,
