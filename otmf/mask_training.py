@@ -123,6 +123,7 @@ class _Learner:
     That keeps the graph of the fused state out of memory: theta0, D, tau, theta, two masks, four moments, gradients.
     Tensors are taken in groups, each through chain rule, optimiser and fusion at once: what is in the processor's cache is
     used while it is there, and a second copy of the gradients, where both masks are updated, is never whole.
+    Tensors that neither vector moved are left out of all of it: whatever their masks, nothing is multiplied by them.
     """
 
     def __init__(
@@ -147,7 +148,8 @@ class _Learner:
             for name, vector in self.vectors.items()
         }
         self.factors = dict(zip(("pre", "post"), start.factors, strict=True))
-        self.student = {key: torch.empty_like(value).requires_grad_() for key, value in task_vector.items()}
+        self.moved = _moved(self.vectors, self.remainder) or list(task_vector)
+        self.student = {key: torch.empty_like(task_vector[key]).requires_grad_() for key in self.moved}
         self.state = {**pretrained, **self.student}
         self.objective = objectives.chosen(
             options.objective, epsilon=options.epsilon, reach=options.reach, seed=options.seed
@@ -156,7 +158,7 @@ class _Learner:
 
     def run(self, report: Report) -> list[dict[str, float | int | str]]:
         """Trains the masks; returns the loss of every side at every step."""
-        groups = _groups(self.vectors["post"])
+        groups = _groups({key: self.vectors["post"][key] for key in self.moved})
         drawn = {
             name: batches.drawn(len(side.inputs), self.options.batch_size, seed=self.options.seed + place)
             for place, (name, side) in enumerate(self.sides.items())
@@ -298,6 +300,12 @@ class _Learner:
                     base = torch.addcmul(
                         base, self.masks[name][key].value(), vector[key], value=self.factors[name], out=student
                     )
+
+
+def _moved(vectors: Mapping[str, Mapping[str, Tensor]], remainder: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not zero throughout."""
+    parts = [*vectors.values(), remainder]
+    return [key for key in vectors["post"] if any(key in part and bool(part[key].any()) for part in parts)]
 
 
 def _groups(vector: Mapping[str, Tensor]) -> list[list[str]]:

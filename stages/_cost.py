@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ MIB = 2**20
 
 @dataclass
 class Cost:
-    """Seconds; `peak_mib` of the whole process on its device, and `added_mib` above what it held when the work began.
+    """Seconds; `peak_mib` of the whole process on its device, and `added_mib` above what it held, in use, when the work began.
 
     Memory is None where the system does not say it (outside Linux, on a CPU).
     """
@@ -45,11 +47,19 @@ def _begin(where: torch.device) -> float | None:
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
         return torch.cuda.memory_allocated(where) / MIB
+    _give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
     return _status("VmRSS")
+
+
+def _give_back() -> None:
+    """Freed memory, to the system: otherwise work that takes it up again seems to add none."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak(where: torch.device) -> float | None:

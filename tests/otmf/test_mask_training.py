@@ -316,3 +316,40 @@ def test_parameters_that_no_feature_depends_on_keep_their_masks() -> None:
     )
     assert bool((learned.masks["pre"]["unused"].value() == 1).all())
     assert not bool((learned.masks["pre"]["w"].value() == 1).all())
+
+
+def without_a_bias(model, features, **options) -> mask_training.Merged:
+    """A merge of two vectors that leave `first.bias` as it is, kept by curvature of everything."""
+    pre, post = vector(model, 1), vector(model, 2)
+    pre["first.bias"], post["first.bias"] = torch.zeros(5), torch.zeros(5)
+    kept = curvature.of_predictions(
+        lambda state, inputs: features(state, inputs), model, torch.ones(4, 6), probes=1, batch_size=2, seed=0
+    )
+    return mask_training.merge_step(
+        model, pre, post, features=features, pre=side(model, pre, 3), post=side(model, post, 4),
+        options=settings.merge("transport", {"steps": 25, **options}), retention=retention.Retention(kept, pre, 0.1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("granularity", ["element", "low_rank", "sparse"])
+def test_tensors_that_no_model_moved_cost_nothing_and_change_nothing(model, granularity, monkeypatch) -> None:
+    asked: list[bool] = []
+
+    def seen(state, inputs):
+        asked.append(state["first.bias"].requires_grad)
+        return features(state, inputs)
+
+    found = without_a_bias(model, seen, granularity=granularity)
+    assert not any(asked[-25:])
+    assert not found.vector["first.bias"].any()
+    monkeypatch.setattr(mask_training, "_moved", lambda vectors, remainder: list(vectors["post"]))
+    whole = without_a_bias(model, features, granularity=granularity)
+    assert all(torch.equal(found.vector[key], whole.vector[key]) for key in whole.vector)
+
+
+def test_vectors_that_are_zero_everywhere_merge_to_zero(model) -> None:
+    zero = task_vectors.zeros(model)
+    found = mask_training.merge_step(
+        model, zero, zero, features=features, pre=side(model, zero, 3), post=side(model, zero, 4), options=DEFAULT
+    )
+    assert not any(value.any() for value in found.vector.values())
