@@ -42,7 +42,7 @@ DOORS = {
     "open_clip": {"otmf/backbones/vision.py"},
     "transformers": {"otmf/backbones/text.py"},
     "tokenizers": {"otmf/backbones/text.py"},
-    "ot": {"otmf/transport.py"},
+    "ot": {"otmf/couplings.py"},
     "fusion_bench": {"stages/_peer.py"},
     "cyclonedx": {"flows/bom.py"},
     "openlineage": {"flows/openlineage.py"},
