@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flows import audit, bom, graph, openlineage, report
+from flows import audit_document, bom, graph, openlineage, report
 from otmf import layout
 
 PAGE, JSON, BOM, EVENTS, CARD = "audit.html", "audit.json", "bom.cdx.json", "openlineage.jsonl", "MODEL_CARD.md"
 
 
-def write(found: audit.Audit, folder: Path) -> None:
+def write(found: audit_document.Audit, folder: Path) -> None:
     """Writes all forms into a folder: all of them or none. Other files there stay.
 
     Raises:
@@ -22,7 +22,7 @@ def write(found: audit.Audit, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".audit-", dir=folder) as name:
         part = Path(name)
         (part / PAGE).write_text(page(found), encoding="utf-8")
-        (part / JSON).write_text(audit.as_json(found), encoding="utf-8")
+        (part / JSON).write_text(audit_document.as_json(found), encoding="utf-8")
         (part / BOM).write_text(bom.bom(found), encoding="utf-8")
         openlineage.write(found, part / EVENTS)
         (part / CARD).write_text(model_card(found), encoding="utf-8")
@@ -30,14 +30,14 @@ def write(found: audit.Audit, folder: Path) -> None:
             shutil.move(path, folder / path.name)
 
 
-def page(found: audit.Audit) -> str:
+def page(found: audit_document.Audit) -> str:
     """The page: self-contained, readable on paper."""
     champion = layout.Layout(Path()).merged(found.step).as_posix()
     drawn = graph.svg(found.stages, {step.step: step.task for step in found.steps}, champion)
     return report.environment().get_template("audit.html.j2").render(audit=found, graph=drawn)
 
 
-def model_card(found: audit.Audit) -> str:
+def model_card(found: audit_document.Audit) -> str:
     """The model card: Markdown with the usual header."""
     licences = sorted({task.licence for task in found.tasks if task.licence} | ({found.base_licence} - {""}))
     return report.environment().get_template("model_card.md.j2").render(audit=found, licences=licences)

@@ -20,7 +20,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from flows.audit import Audit, Data, Task
+from flows.audit_document import Audit, Data, Task
 
 
 class BomError(ValueError):

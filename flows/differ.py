@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flows.audit import Audit
+from flows.audit_document import Audit
 
 
 @dataclass(frozen=True)

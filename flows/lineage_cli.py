@@ -12,7 +12,7 @@ from flows.console import ByOption, LineOption, ReasonOption, clear_failures, ou
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from flows.audit import Audit
+    from flows.audit_document import Audit
     from otmf import layout
 
 app = typer.Typer()

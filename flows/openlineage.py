@@ -13,7 +13,7 @@ from openlineage.client.generated.dataset_version_dataset import DatasetVersionD
 from openlineage.client.generated.job_type_job import JobTypeJobFacet
 from openlineage.client.transport.file import FileConfig, FileTransport
 
-from flows.audit import Audit
+from flows.audit_document import Audit
 from otmf import statements
 
 PRODUCER = "urn:otmf:openlineage:1"

@@ -16,7 +16,7 @@ import pypdf
 import pytest
 from ruamel.yaml import YAML
 
-from flows import audit, audit_files, bom, differ, openlineage
+from flows import audit, audit_document, audit_files, bom, differ, openlineage
 from otmf import statements
 from tests.flows.test_report import BROWSER
 
@@ -40,7 +40,7 @@ def stage(inputs: list[str], outputs: list[str], **parameters) -> statements.Sta
     )  # fmt: skip
 
 
-def document(count: int = 3, **changes) -> audit.Audit:
+def document(count: int = 3, **changes) -> audit_document.Audit:
     names = [f"task_{number}" for number in range(1, count + 1)]
     stages = {
         "pretrained": stage(
@@ -57,13 +57,13 @@ def document(count: int = 3, **changes) -> audit.Audit:
                                         **{f"steps.{step}.merge": {"alpha": 0.8}}),
             f"head-tune@{step}": stage([f"data/models/merged/{step}", f"data/models/heads/{before}"], [f"data/models/heads/{step}"]),
         }  # fmt: skip
-        tasks.append(audit.Task(
+        tasks.append(audit_document.Task(
             name=name, title="", description="", owner=HOSTILE if number == 1 else "ada", licence="" if number == 1 else "CC-BY-4.0", source="npz",
             origin="fine-tuned here", labels="fine-tuning, evaluation", step=step, base=0.2, finetuned=0.9,
             accuracy={f"s{later:02d}": 0.9 - 0.05 * later for later in range(number, count + 1)},
-            data=audit.Data(path=f"data/raw/{name}", sha256=sha(name), md5="a" * 32, images={"labelled": 30, "unlabelled": 10, "test": 20}),
+            data=audit_document.Data(path=f"data/raw/{name}", sha256=sha(name), md5="a" * 32, images={"labelled": 30, "unlabelled": 10, "test": 20}),
         ))  # fmt: skip
-        steps.append(audit.Step(
+        steps.append(audit_document.Step(
             step=step, task=name, method="otmf", parameters={"alpha": 0.8}, acc=0.8, bwt=None if number == 1 else -0.05,
             saw={"pre_kind": "memory", "pre_images": 30, "post_images": 10, "labels": False, "test_images": 0},
             heads="aligned" if number > 1 else "frozen", aligned={name: 10} if number > 1 else {},
@@ -72,17 +72,17 @@ def document(count: int = 3, **changes) -> audit.Audit:
         decision = statements.Decision(action="accepted" if number != 2 else "overridden", version=number, step=step, task=name, sha256=sha(step),
                                        by="gate" if number != 2 else "ada", reason="rules hold" if number != 2 else HOSTILE, at=AT)  # fmt: skip
         decisions.append(
-            audit.Decided(
+            audit_document.Decided(
                 record=f"{number:06d}.json",
                 sha256=sha(number),
                 signed_by=[] if number == 1 else ["b" * 64],
                 decision=decision,
             )
         )
-    return audit.Audit(**{
+    return audit_document.Audit(**{
         "line": "shop", "version": count, "serves": "champion", "step": f"s{count:02d}", "sha256": sha("model"), "encoder": "ViT-B-32", "reads": "images", "commit": "c" * 40,
         "generated": AT, "deviations": ["1 of 3 records are unsigned: 000001.json", f"v2 was accepted against the gate: {HOSTILE}"],
-        "checks_held": 79, "checks_broken": [], "base": audit.Data(path="data/raw/pretrained", sha256=sha("base"), md5=None), "base_licence": "",
+        "checks_held": 79, "checks_broken": [], "base": audit_document.Data(path="data/raw/pretrained", sha256=sha("base"), md5=None), "base_licence": "",
         "tasks": tasks, "steps": steps, "decisions": decisions, "stages": stages, "packages": {"otmf": "0.1.0+abc", "torch": "2.13"},
         "flow_run": "run", "runs": {"parent": "f" * 32}, "host": {"system": "Linux"}, "started": AT, "finished": AT, **changes,
     })  # fmt: skip
@@ -103,10 +103,10 @@ def test_all_forms_are_written_and_nothing_else(written) -> None:
 
 def test_json_is_admitted_by_the_published_schema(written) -> None:
     published = json.loads((ROOT / "docs/audit.schema.json").read_text(encoding="utf-8"))
-    assert published == audit.schema(), "python -m flows.audit > docs/audit.schema.json"
+    assert published == audit_document.schema(), "python -m flows.audit_document > docs/audit.schema.json"
     found = json.loads((written / audit_files.JSON).read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(published).validate(found)
-    assert found["$schema"] == audit.SCHEMA
+    assert found["$schema"] == audit_document.SCHEMA
     del found["commit"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(published).validate(found)
