@@ -117,7 +117,7 @@ def of_predictions(
     full, generator = {**state, **leaves}, torch.Generator().manual_seed(seed)
     inner: dict[str, tuple[Tensor, ...]] = {}
     outer: dict[str, tuple[Tensor, ...]] = {}
-    diagonal: dict[str, Tensor] = {}
+    diagonal: dict[str, tuple[Tensor, ...]] = {}
     for _ in range(probes):
         for chosen in torch.randperm(len(inputs), generator=generator).split(batch_size):
             found = predictions(full, inputs[chosen])
@@ -132,12 +132,12 @@ def of_predictions(
                     _add(outer, key, [part @ part.T for part in _parts(weight, dim=0)])
                     continue
                 square = gradient.square()
-                _add(diagonal, key, square.mean(dim=1, keepdim=True) if square.ndim == 2 else square)
+                _add(diagonal, key, [square.mean(dim=1, keepdim=True) if square.ndim == 2 else square])
     count = probes * len(inputs)
     return Curvature(
         {key: tuple(A / count for A in parts) for key, parts in inner.items()},
         {key: _of_trace_one(parts) for key, parts in outer.items()},
-        {key: d / count for key, d in diagonal.items()},
+        {key: d / count for key, (d,) in diagonal.items()},
     )
 
 
@@ -217,11 +217,13 @@ def by_columns(weight: Tensor, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...
     return weight.split([len(factor) for factor in factors], dim=1)
 
 
-def _add(sums: dict, key: str, found: list[Tensor] | Tensor) -> None:
-    if isinstance(found, Tensor):
-        sums[key] = sums[key] + found if key in sums else found
-    else:
-        sums[key] = tuple(map(torch.add, sums[key], found)) if key in sums else tuple(found)
+def _add(sums: dict[str, tuple[Tensor, ...]], key: str, found: list[Tensor]) -> None:
+    """Adds to what is kept under a name, in place; what is found first is kept itself."""
+    if key not in sums:
+        sums[key] = tuple(found)
+        return
+    for total, part in zip(sums[key], found, strict=True):
+        total.add_(part)
 
 
 def _of_trace_one(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
