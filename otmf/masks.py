@@ -191,7 +191,8 @@ def _summary(factors: Tensor) -> dict[str, float]:
 
 def _leading(matrix: Tensor, drawn: Tensor, *, iterations: int = 8) -> Tensor:
     """Leading left singular vectors of a matrix (out, in), by subspace iteration from drawn columns (out, rank); no more than its lesser side has."""
-    found = drawn[:, : min(matrix.shape)]
+    wide = torch.promote_types(matrix.dtype, torch.float32)  # what torch has a factorisation for
+    matrix, found = matrix.to(wide), drawn[:, : min(matrix.shape)].to(wide)
     for _ in range(iterations):
         found = torch.linalg.qr(matrix @ (matrix.T @ found)).Q
     return found

@@ -131,3 +131,11 @@ def test_summary_of_a_mask() -> None:
         "greatest": 3.0,
         "below_zero": 0.25,
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_low_rank_masks_have_the_precision_of_their_slopes(dtype) -> None:
+    slopes = torch.outer(torch.tensor([1.0, -2, 3]), torch.ones(4)).to(dtype)
+    mask = masks.of_slopes({"a": slopes}, rank=1)["a"]
+    assert mask.value().dtype == mask.left.dtype == dtype
+    assert abs(float((mask.left[:, 0] * torch.tensor([1.0, -1, 1])).sum())) == 3
