@@ -237,7 +237,7 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 0.1,
+        "retention": 0.3,
         "weight_of_old": 12.0,
         "gradient_batch": 8,
         "granularity": "low_rank",
