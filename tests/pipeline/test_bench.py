@@ -30,7 +30,7 @@ def config(onboarded, tmp_path_factory) -> Path:
         "data": {"new": 8, "old": 6, "labels": True},
         "methods": {
             "wudi": None,
-            "masks": {"preset": "default", "steps": 3, "batch_size": 4},
+            "masks": {"preset": "default", "granularity": "element", "steps": 3, "batch_size": 4},
             "tuned": {"method": "running_average", "heads": ["frozen", "previous"]},
             "upper": {"method": "ties", "joint": True},
         },
