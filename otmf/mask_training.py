@@ -148,7 +148,7 @@ class _Learner:
             for name, vector in self.vectors.items()
         }
         self.factors = dict(zip(("pre", "post"), start.factors, strict=True))
-        self.moved = _moved(self.vectors, self.remainder) or list(task_vector)
+        self.moved = _moved(self.vectors, self.remainder) or list(task_vector)  # a loss has to depend on something
         self.student = {key: torch.empty_like(task_vector[key]).requires_grad_() for key in self.moved}
         self.state = {**pretrained, **self.student}
         self.objective = objectives.chosen(

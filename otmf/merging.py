@@ -174,7 +174,8 @@ class Otmf(Merge):
         start keeps so much of the new task as stays below. None: no bound.
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
     damping: of `start: curvature`.
-    learning_rate: of Adam. What masks of all elements take at 0.02, those of few numbers take at 0.05 to 0.1 (docs/evidence/log.md).
+    learning_rate: of Adam. What masks of all elements take at 0.02, those of few numbers take at 0.05 to 0.1, and
+        masks of few ranks three times the retention (docs/evidence/log.md): set all three together.
     decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
     share: of the elements of each vector, that have a mask with `granularity: sparse`.
