@@ -79,6 +79,7 @@ def advance(
     unlabelled: Callable[[], np.ndarray],
     head: heads.Head | None = None,
     targets: Callable[[np.ndarray], Tensor] | None = None,
+    recall: methods.Recall = methods.computed,
     report: mask_training.Report | None = None,
 ) -> Step:
     """The step after the arrival of one task vector.
@@ -96,6 +97,7 @@ def advance(
         unlabelled: gives the new task's unlabelled inputs; called only for a method that may see them.
         head: of the new task, for methods that look at predictions.
         targets: gives the new task's expert's features (n, d) of those inputs, where the caller has them; computed otherwise.
+        recall: as in `methods.Data`; not asked where tensors of the merged model are in the expert's place (`left_out`, batch norms' counts).
         report: as in `mask_training.merge_step`.
 
     Raises:
@@ -120,7 +122,8 @@ def advance(
             dissimilarity = _dissimilarity(base, merged, inputs, taught, shared)
             pre = _pre_side(base, merged, post, inputs, kept, options, shared)
         from_memory = pre is not None and kept is not None and options.pre_images != "new_task"
-        data = methods.Data(shared.features, pre, post, report, kept.steps if from_memory else None, head)
+        steps, recalled = kept.steps if from_memory else None, methods.computed if kept_as_is else recall
+        data = methods.Data(shared.features, pre, post, report, steps, head, recalled)
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
     left = _remember(options, kept, inputs, taught, count)
     return _done(outcome, kept_as_is, left, options, _saw(method, data, options), dissimilarity)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from otmf import alignment, continual, datasets, heads, low_rank, masks, memory, methods, rows, settings, task_vectors
-from stages import _cost, _encoder, _features, _files, _params
+from stages import _cost, _encoder, _files, _kept, _params
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Bench:
     """Everything of a line's tasks that a merge or its scoring reads.
 
     Task vectors are loaded once where `hold` is set, else each when it arrives, so that memory does not grow with them. With
-    `held_out`, the inputs scored are unlabelled ones after so many drawn for merges, with the labels that no merge reads. What experts'
-    features of inputs a merge sees are kept in the folder `features`; a step's seconds are those it would have taken without.
+    `held_out`, the inputs scored are unlabelled ones after so many drawn for merges, with the labels that no merge reads. What is measured of an arriving
+    task alone, its expert's features and its curvature, is kept in the folder `kept`; a step's seconds and memory are those it would have taken without.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Bench:
         hold: bool = True,
         held_out: int | None = None,
         seed: int = 0,
-        features: Path | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.line, self.tasks, self.where = line, list(tasks), _encoder.device(line)
         self.backbone = _encoder.open_backbone(line)
@@ -63,7 +63,7 @@ class Bench:
         self.heads = {task: _files.load_head(line.finetuned(task) / "head.safetensors")[1] for task in tasks}
         self.tests = {task: self._scored(task, held_out, seed) for task in tasks}
         self.unlabelled: dict[tuple[Callable[..., np.ndarray], str, int, int], np.ndarray] = {}
-        self.kept = None if features is None else _features.Kept(features)
+        self.kept = None if kept is None else _kept.Kept(kept)
 
     def vector(self, task: str) -> task_vectors.Vector:
         """tau of a task, on the device."""
@@ -88,8 +88,8 @@ class Bench:
             with _cost.measured(self.where) as cost:
                 done = continual.advance(self.pretrained, merged, tau, count=count, state=state, options=options,
                                          encoder=self.encoder, unlabelled=lambda task=task: self._once(_encoder.unlabelled, task, options),
-                                         head=self.heads[task].to(self.where), targets=self._taught(tau))  # fmt: skip
-            cost.seconds += self._saved()
+                                         head=self.heads[task].to(self.where), targets=self._taught(tau), recall=self._recalled(task, tau, options))  # fmt: skip
+            self._count_kept(cost)
             merged, state = done.vector, done.state
             self._align(scores, merged, order[:count], tau, state)
             scored = order[:count] if every_step or count == len(order) else order[count - 1 : count]
@@ -153,7 +153,7 @@ class Bench:
                 found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
                 targets=taught(inputs) if len(inputs) else torch.empty(0), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
             )  # fmt: skip
-        self._saved()
+        self._count_kept(_cost.Cost())  # heads are not of the step
 
     def _score(
         self,
@@ -189,15 +189,29 @@ class Bench:
 
         def taught(inputs: np.ndarray) -> Tensor:
             expert = task_vectors.add(self.pretrained, tau)
-            return self.kept.features(expert, inputs, lambda: self.encoder.teach(expert, inputs))
+            return self.kept.recall(
+                expert, inputs, "features", lambda: {"features": self.encoder.teach(expert, inputs)}
+            )["features"]
 
         return taught
 
-    def _saved(self) -> float:
+    def _recalled(self, task: str, tau: task_vectors.Vector, options: settings.Merge) -> methods.Recall:
         if self.kept is None:
-            return 0.0
-        saved, self.kept.saved = self.kept.saved, 0.0
-        return saved
+            return methods.computed
+
+        def recalled(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+            head = self.heads[task].to(self.where)
+            of = task_vectors.add(self.pretrained, tau) | {"head.weight": head.weight, "head.bias": head.bias}
+            return self.kept.recall(of, self._once(_encoder.unlabelled, task, options), name, compute)
+
+        return recalled
+
+    def _count_kept(self, cost: _cost.Cost) -> None:
+        """What a step would have cost without what was kept."""
+        if self.kept is not None:
+            cost.seconds += self.kept.saved
+            cost.reached(self.kept.peak)
+            self.kept.forget()
 
     def _loaded(self, task: str) -> task_vectors.Vector:
         return _encoder.to(

@@ -26,6 +26,11 @@ class Cost:
     peak_mib: float | None = None
     added_mib: float | None = None
 
+    def reached(self, peak: float) -> None:
+        """The peak is no lower than this, in MiB of the process; what it held when the work began is the same."""
+        if self.peak_mib is not None and self.added_mib is not None and peak > self.peak_mib:
+            self.peak_mib, self.added_mib = peak, self.added_mib + peak - self.peak_mib
+
 
 @contextlib.contextmanager
 def measured(where: torch.device) -> Iterator[Cost]:
@@ -37,7 +42,7 @@ def measured(where: torch.device) -> Iterator[Cost]:
     if where.type == "cuda":
         torch.cuda.synchronize(where)
     found.seconds = time.perf_counter() - begun
-    found.peak_mib = _peak(where)
+    found.peak_mib = peak(where)
     if before is not None and found.peak_mib is not None:
         found.added_mib = max(found.peak_mib - before, 0.0)
 
@@ -46,13 +51,13 @@ def _begin(where: torch.device) -> float | None:
     """Forgets earlier peaks; MiB held now."""
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-        return torch.cuda.memory_allocated(where) / MIB
+        return held(where)
     _give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
-    return _status("VmRSS")
+    return held(where)
 
 
 def _give_back() -> None:
@@ -62,7 +67,13 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _peak(where: torch.device) -> float | None:
+def held(where: torch.device) -> float | None:
+    """MiB held now."""
+    return torch.cuda.memory_allocated(where) / MIB if where.type == "cuda" else _status("VmRSS")
+
+
+def peak(where: torch.device) -> float | None:
+    """MiB held at the peak since `measured` began."""
     return torch.cuda.max_memory_allocated(where) / MIB if where.type == "cuda" else _status("VmHWM")
 
 

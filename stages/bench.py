@@ -26,7 +26,7 @@ def main(line: _params.Line, asked: str, answer: str) -> None:
         hold=False,
         held_out=wanted["held_out"],
         seed=wanted["seed"],
-        features=line.private / "features",
+        kept=line.private / "kept",
     )
     found: list[dict[str, Any]] | dict[str, Any] = bench.references() if run is None else _rows(bench, run)
     about = {"device": bench.where.type, "dtype": _dtype(bench), "threads": torch.get_num_threads(),

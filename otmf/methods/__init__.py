@@ -20,7 +20,7 @@ from otmf.methods import (
     tsv_m,
     wudi,
 )
-from otmf.methods._table import Arrival, Data, Method, Outcome
+from otmf.methods._table import Arrival, Data, Method, Outcome, Recall, computed
 
 
 def _always(options: settings.Merge) -> bool:
@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
     "lot": Method(regmean.lot, sees="unlabelled", source="arXiv:2505.23859", reads_first=_always),
 }
 
-__all__ = ["METHODS", "Arrival", "Data", "Method", "Outcome", "merge"]
+__all__ = ["METHODS", "Arrival", "Data", "Method", "Outcome", "Recall", "computed", "merge"]
 
 
 def merge(arrival: Arrival) -> Outcome:

@@ -12,6 +12,13 @@ from torch import Tensor
 
 from otmf import heads, mask_training, settings, task_vectors
 
+Recall = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+
+
+def computed(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Nothing is recalled."""
+    return compute()
+
 
 @dataclass(frozen=True)
 class Data:
@@ -23,6 +30,8 @@ class Data:
         report: called after each optimiser step.
         pre_steps: shape (n,), of which step each old input is; None where they are not remembered.
         head: of the new task, frozen before it was fine-tuned; None where the caller has none.
+        recall: (name, compute) -> tensors that are a function of the arriving task alone: its expert, its inputs, its head and what the name
+            says. They are the same in every order of the tasks, for a caller that keeps them.
     """
 
     features: mask_training.Features
@@ -31,6 +40,7 @@ class Data:
     report: mask_training.Report | None = None
     pre_steps: Tensor | None = None
     head: heads.Head | None = None
+    recall: Recall = computed
 
 
 @dataclass(frozen=True)

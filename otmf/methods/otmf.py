@@ -79,14 +79,19 @@ def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvatu
     """
     _require(arrival, "curvature.", "start: curvature, retention or largest_damage", " with preset: transport")
     options, data, head = arrival.options, arrival.data, _kept_heads.required(arrival)
-    new = curvature.of_predictions(
-        lambda state, inputs: objectives.centred(head, data.features(state, inputs)),
-        task_vectors.add(arrival.pretrained, arrival.task_vector),
-        data.post.inputs,
-        probes=options.probes,
-        batch_size=options.gradient_batch,
-        seed=options.seed,
-    )
+
+    def measured() -> dict[str, Tensor]:
+        return curvature.of_predictions(
+            lambda state, inputs: objectives.centred(head, data.features(state, inputs)),
+            task_vectors.add(arrival.pretrained, arrival.task_vector),
+            data.post.inputs,
+            probes=options.probes,
+            batch_size=options.gradient_batch,
+            seed=options.seed,
+        ).tensors()
+
+    how = f"curvature {options.code_version} {options.probes} {options.gradient_batch} {options.seed}"
+    new = curvature.from_tensors(data.recall(how, measured))
     foretold = new.of(arrival.task_vector)
     new = new.scaled(1 / max(foretold, unit * SMALLEST))
     if arrival.merged_vector is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from otmf import backbones, continual, settings, task_vectors
+from otmf import backbones, continual, heads, methods, settings, task_vectors
 from tests import makers
 
 
@@ -17,6 +17,9 @@ class Stream:
         self.backbone, self.encoder = backbone, continual.Encoder(backbone.features, backbone.prepare)
         self.pretrained = backbone.initial_state(seed=0)
         self.merged, self.state, self.count = None, {}, 0
+        width = self.encoder.teach(self.pretrained, backbone.blank()).shape[1]
+        self.head = heads.Head(torch.randn(3, width, generator=torch.Generator().manual_seed(0)), torch.zeros(3))
+        self.recall = methods.computed
 
     def step(self, **values) -> continual.Step:
         self.count += 1
@@ -27,7 +30,7 @@ class Stream:
         }
         options = settings.merge("transport", {"steps": 2, "batch_size": 4, "memory_size": 12}, values)
         done = continual.advance(self.pretrained, self.merged, tau, count=self.count, state=self.state, options=options,
-                                 encoder=self.encoder, unlabelled=self.pixels)  # fmt: skip
+                                 encoder=self.encoder, unlabelled=self.pixels, head=self.head, recall=self.recall)  # fmt: skip
         self.merged, self.state = done.vector, done.state
         return done
 
@@ -66,6 +69,28 @@ def test_previous_task_alone_is_kept_where_asked(stream) -> None:
     for _ in range(3):
         done = stream.step(pre_images="previous_task")
     assert done.saw["pre_steps"] == [2]
+
+
+def test_what_was_measured_of_a_task_alone_is_taken_from_the_caller(stream) -> None:
+    kept = {}
+
+    def recall(name, compute):
+        return kept.setdefault((stream.count, name), compute())
+
+    first, second = stream, Stream(stream.backbone)
+    first.recall = recall
+    expected = [first.step(start="curvature", retention=0.3) for _ in range(2)]
+    assert len(kept) == 2
+    second.recall = lambda name, compute: kept[second.count, name]
+    for done in expected:
+        again = second.step(start="curvature", retention=0.3)
+        assert done.state.keys() == again.state.keys()
+        assert all(torch.equal(done.state[key], again.state[key]) for key in done.state)
+
+
+def test_what_depends_on_the_merged_model_is_not_asked_of_the_caller(stream) -> None:
+    stream.recall = lambda name, compute: pytest.fail("it asked")
+    stream.step(start="curvature", left_out=["ln_*"])
 
 
 @pytest.mark.parametrize("kind", ["new_task", "none"])

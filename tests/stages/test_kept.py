@@ -1,0 +1,67 @@
+"""What is kept of a task between the runs of a comparison."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from stages import _cost, _kept
+
+EXPERT, INPUTS = {"weight": torch.ones(2, 3)}, np.arange(6).reshape(2, 3)
+
+
+def test_it_is_computed_once_for_the_same_expert_inputs_and_settings(tmp_path) -> None:
+    computed = []
+
+    def recall(**other) -> torch.Tensor:
+        asked = {"of": EXPERT, "inputs": INPUTS, "how": "features", **other}
+
+        def compute() -> dict[str, torch.Tensor]:
+            computed.append(asked)
+            return {"found": torch.tensor([len(computed) / 3])}
+
+        return _kept.Kept(tmp_path).recall(**asked, compute=compute)["found"]
+
+    first = recall()
+    assert torch.equal(recall(), first)
+    assert len(computed) == 1
+    others = [{"of": {"weight": torch.zeros(2, 3)}}, {"of": EXPERT | {"head": torch.ones(1)}}, {"inputs": INPUTS + 1},
+              {"inputs": INPUTS.astype(np.int32)}, {"how": "curvature"}]  # fmt: skip
+    found = [recall(**other) for other in others]
+    assert len(computed) == 1 + len(others)
+    assert not any(torch.equal(one, first) for one in found)
+
+
+def test_seconds_that_reading_spares_are_told_until_they_are_forgotten(tmp_path) -> None:
+    def slow() -> dict[str, torch.Tensor]:
+        time.sleep(0.3)
+        return {"found": torch.ones(1)}
+
+    kept = _kept.Kept(tmp_path)
+    kept.recall(EXPERT, INPUTS, "slow", slow)
+    assert kept.saved < 0.1
+    kept.forget()
+    kept.recall(EXPERT, INPUTS, "slow", slow)
+    assert 0.2 < kept.saved <= 0.3 + 0.1
+    kept.forget()
+    assert kept.saved == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not say it elsewhere")
+def test_memory_that_computing_would_have_taken_counts_where_it_was_read(tmp_path) -> None:
+    def large() -> dict[str, torch.Tensor]:
+        return {"found": torch.ones(16 * 2**20).sum().reshape(1)}
+
+    costs, cpu = [], torch.device("cpu")
+    for _ in range(2):
+        kept = _kept.Kept(tmp_path)
+        with _cost.measured(cpu) as cost:
+            kept.recall(EXPERT, INPUTS, "large", large)
+        cost.reached(kept.peak)
+        costs.append(cost.added_mib)
+    assert costs[0] == pytest.approx(64, abs=8)
+    assert costs[1] == pytest.approx(costs[0], abs=8)
