@@ -233,7 +233,7 @@ class _Learner:
             self.masks[name] = (
                 masks.of_greatest(own, share=options.share)
                 if sparse
-                else masks.of_slopes(own, rank=options.rank, seed=options.seed + place)
+                else masks.of_slopes(own, rank=options.rank, seed=options.seed + place, share=options.rank_share)
             )
 
     def _active(self, step: int) -> tuple[str, ...]:

@@ -144,14 +144,17 @@ def of_greatest(saliency: Mapping[str, Tensor], *, share: float) -> Masks:
     return masks
 
 
-def of_slopes(slopes: Mapping[str, Tensor], *, rank: int = 1, seed: int = 0) -> Masks:
+def of_slopes(slopes: Mapping[str, Tensor], *, rank: int = 1, seed: int = 0, share: float | None = None) -> Masks:
     """Low-rank masks of ones, as those of `new`, whose columns of L have the signs of the leading left singular vectors of the slopes.
 
     Learning R along such columns follows the slopes farther than along drawn ones; with signs alone all rows move alike.
+    With a `share`, only so many tensors have the masks of `new` that all numbers together are at most that share of the elements: those for which a first
+    step of Adam, which moves each number as far, lowers the loss most per number. Every other tensor has a single factor.
 
     Args:
         slopes: name -> slopes of the loss along the factors of all elements, shapes of the vector.
         rank, seed: as in `new`; columns beyond the lesser side of a matrix stay drawn.
+        share: above 0; a single factor for each tensor is the least there is.
 
     Source: arXiv:2407.05000 (LoRA-GA), which begins adapters with singular vectors of the first gradient.
     """
@@ -160,7 +163,7 @@ def of_slopes(slopes: Mapping[str, Tensor], *, rank: int = 1, seed: int = 0) -> 
         if isinstance(mask, LowRank):
             found = _leading(slopes[key].reshape(len(mask.left), -1), mask.left)
             mask.left[:, : found.shape[1]] = torch.where(found < 0, -1.0, 1.0) / math.sqrt(rank)
-    return masks
+    return masks if share is None else _within(masks, slopes, share)
 
 
 def parameters(masks: Mapping[str, Mask]) -> Iterator[Tensor]:
@@ -187,6 +190,23 @@ def _summary(factors: Tensor) -> dict[str, float]:
         "greatest": float(factors.max()),
         "below_zero": float((factors < 0).float().mean()),
     }
+
+
+def _within(masks: Masks, slopes: Mapping[str, Tensor], share: float) -> Masks:
+    """The masks whose numbers are worth most, as far as the share goes, and single factors."""
+    left = math.floor(share * sum(value.numel() for value in slopes.values())) - len(slopes)
+    found = new(slopes, granularity="tensor")
+    for key in sorted(masks, key=lambda key: -_lowered(masks[key], slopes[key]) / count({key: masks[key]})):
+        if (more := count({key: masks[key]}) - 1) <= left:
+            found[key], left = masks[key], left - more
+    return found
+
+
+def _lowered(mask: Mask, slopes: Tensor) -> float:
+    """How much a small equal step of every number that is not multiplied by zero lowers a loss of these slopes."""
+    if isinstance(mask, LowRank):
+        slopes = mask.left.T @ slopes.reshape(len(mask.left), -1)
+    return float(slopes.abs().sum())
 
 
 def _leading(matrix: Tensor, drawn: Tensor, *, iterations: int = 8) -> Tensor:

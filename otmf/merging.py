@@ -178,6 +178,8 @@ class Otmf(Merge):
         masks of few ranks three times the retention (docs/evidence/log.md): set all three together.
     decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
+    rank_share: how many numbers those masks may have, of the elements of each vector: tensors for which they would lower the loss least
+        have a single factor instead. None: all have them.
     share: of the elements of each vector, that have a mask with `granularity: sparse`.
     objective: as in `otmf.objectives`; those on predictions, `kl` and `entropy`, keep the heads of remembered inputs in the state.
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
@@ -198,6 +200,7 @@ class Otmf(Merge):
     damping: Positive = 1e-2
     granularity: Literal["element", "row", "column", "tensor", "low_rank", "sparse"] = "element"
     rank: Count = 1
+    rank_share: Fraction | None = None
     share: Fraction = 0.005
     objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost", "exact_cost", "sliced_cost", "mmd", "mse", "l1", "logits",
                        "kl", "entropy"] = "sinkhorn_divergence"  # fmt: skip

@@ -8,39 +8,13 @@ import pytest
 import torch
 
 from otmf import batches, curvature, fusion, mask_training, retention, settings, task_vectors, transport
-
-
-def features(state, inputs):
-    """A two-layer encoder: (n, 6) -> (n, 4)."""
-    hidden = torch.tanh(inputs @ state["first.weight"].T + state["first.bias"])
-    return hidden @ state["second.weight"].T
+from tests.otmf import two_layers
+from tests.otmf.two_layers import features, merge, side, vector
 
 
 @pytest.fixture
 def model() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "first.weight": torch.randn(5, 6, generator=generator),
-        "first.bias": torch.randn(5, generator=generator),
-        "second.weight": torch.randn(4, 5, generator=generator),
-        "steps": torch.tensor(7),
-    }
-
-
-def vector(model: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in model.items() if v.is_floating_point()}
-
-
-def side(model, own, seed: int, count: int = 40) -> mask_training.Side:
-    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
-    return mask_training.Side(inputs, features(task_vectors.add(model, own), inputs))
-
-
-def merge(model, options: settings.Otmf, **sides) -> mask_training.Merged:
-    pre, post = vector(model, 1), vector(model, 2)
-    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)} | sides
-    return mask_training.merge_step(model, pre, post, features=features, options=options, **given)
+    return two_layers.state()
 
 
 PAPER = settings.merge("paper", {"steps": 20})
@@ -122,71 +96,6 @@ def test_merge_modifies_none_of_its_inputs(model) -> None:
     before = {key: value.clone() for key, value in model.items()}
     merge(model, DEFAULT)
     assert all(torch.equal(model[key], before[key]) for key in model)
-
-
-@pytest.mark.parametrize("granularity", ["row", "column", "tensor"])
-def test_coarse_masks_are_shared_and_trained(model, granularity) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 5, "granularity": granularity}))
-    shape = {"row": (5, 1), "column": (1, 6), "tensor": (1, 1)}[granularity]
-    assert tuple(found.masks["post"]["first.weight"].value().shape) == shape
-    assert not torch.equal(found.masks["post"]["first.weight"].value(), torch.ones(shape))
-
-
-def test_low_rank_masks_learn_two_thin_matrices(model) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 150, "granularity": "low_rank", "rank": 2}))
-    mask = found.masks["post"]["first.weight"]
-    assert {name: tuple(value.shape) for name, value in mask.tensors().items()} == {".left": (5, 2), ".right": (2, 6)}
-    assert torch.linalg.matrix_rank(mask.value() - 1) == 2
-    assert sum(found.cost_after.values()) < 0.5 * sum(found.cost_before.values())
-
-
-def test_sparse_masks_change_a_share_of_the_elements_where_the_loss_is_steepest(model) -> None:
-    pre, post = vector(model, 1), vector(model, 2)
-    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
-    options = settings.merge("transport", {"steps": 150, "granularity": "sparse", "share": 0.2, "batch_size": 40})
-    found = mask_training.merge_step(model, pre, post, features=features, options=options, **given)
-    count = sum(value.numel() for value in pre.values())
-    slopes = {}
-    for name, own in (("pre", pre), ("post", post)):
-        factors = {key: torch.ones_like(value, requires_grad=True) for key, value in own.items()}
-        other = post if name == "pre" else pre
-        state = {**model, **{key: model[key] + factors[key] * own[key] + other[key] for key in own}}
-        loss = sum(
-            transport.sinkhorn_divergence(features(state, s.inputs), s.targets, epsilon=options.epsilon)
-            for s in given.values()
-        )
-        loss.backward()
-        slopes[name] = torch.cat([factors[key].grad.abs().view(-1) for key in own])
-        chosen = torch.cat([(found.masks[name][key].value() != 1).view(-1) for key in own])
-        assert int(chosen.sum()) == round(0.2 * count)
-        assert slopes[name][chosen].min() >= slopes[name][~chosen].max()
-    assert sum(found.cost_after.values()) < 0.7 * sum(found.cost_before.values())
-
-
-def test_low_rank_masks_begin_with_the_signs_of_the_whole_slopes(model) -> None:
-    """A batch takes all inputs here, so that the slopes are those of the whole loss; the learning rate leaves the signs as they are."""
-    pre, post = vector(model, 1), vector(model, 2)
-    given = {"pre": side(model, pre, 3), "post": side(model, post, 4)}
-    values = {"steps": 1, "granularity": "low_rank", "batch_size": 40, "learning_rate": 1e-6}
-    options = settings.merge("transport", values)
-    found = mask_training.merge_step(model, pre, post, features=features, options=options, **given)
-    factors = {key: torch.ones_like(value, requires_grad=True) for key, value in pre.items()}
-    state = {**model, **{key: model[key] + factors[key] * pre[key] + post[key] for key in pre}}
-    sum(
-        transport.sinkhorn_divergence(features(state, s.inputs), s.targets, epsilon=options.epsilon)
-        for s in given.values()
-    ).backward()
-    for key in ("first.weight", "second.weight"):
-        leading = torch.linalg.svd(factors[key].grad).U[:, 0]
-        assert abs(int((leading.sign() * found.masks["pre"][key].left[:, 0].sign()).sum())) == len(leading)
-
-
-@pytest.mark.parametrize("sides", [{"pre": None}, {"pre": None, "post": None}])
-@pytest.mark.parametrize("values", [{}, {"alternate": True}, {"steps": 0}])
-@pytest.mark.parametrize("granularity", ["sparse", "low_rank"])
-def test_placed_masks_with_a_side_missing_are_finite(model, sides, values, granularity) -> None:
-    found = merge(model, settings.merge("transport", {"steps": 4, "granularity": granularity, **values}), **sides)
-    assert all(bool(value.isfinite().all()) for value in found.vector.values())
 
 
 def test_remainder_is_added_to_the_tensors_it_names_and_trained_around(model) -> None:
