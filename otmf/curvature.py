@@ -183,24 +183,24 @@ def _solved(key: str, D: Tensor, tau: Tensor, old: Curvature, new: Curvature, da
     inner = [_both_diagonal(*pair, damping) for pair in zip(old.inner[key], new.inner[key], strict=True)]
     outer = [_both_diagonal(*pair, damping) for pair in zip(old.outer[key], new.outer[key], strict=True)]
     rows = []
-    for part, (left, high) in zip(by_rows(change, old.outer[key]), outer, strict=True):
+    for part, (left, from_left, high) in zip(by_rows(change, old.outer[key]), outer, strict=True):
         tiles = []
-        for tile, (right, wide) in zip(by_columns(part, old.inner[key]), inner, strict=True):
-            own = torch.linalg.solve(left, torch.linalg.solve(right, tile.T).T)
+        for tile, (right, from_right, wide) in zip(by_columns(part, old.inner[key]), inner, strict=True):
+            own = from_left @ tile @ from_right.T
             ratio = high[:, None] * wide
             tiles.append(left @ (own * (ratio / (1 + ratio))) @ right.T)
         rows.append(torch.cat(tiles, dim=1))
     return D + linear_maps.oriented(key, torch.cat(rows))
 
 
-def _both_diagonal(old: Tensor, new: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """(T, m) with T^T old T = I and T^T new T = diag(m), after damping; shapes (k, k) and (k,)."""
+def _both_diagonal(old: Tensor, new: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(T, its inverse, m) with T^T old T = I and T^T new T = diag(m), after damping; shapes (k, k) twice and (k,)."""
     one = torch.eye(len(old), dtype=torch.float64, device=old.device)
     first, second = (found.double() + max(damping * float(found.diagonal().mean()), NONE) * one for found in (old, new))
     low = torch.linalg.cholesky(first)
     half = torch.linalg.solve_triangular(low, second, upper=False)
     values, basis = torch.linalg.eigh(torch.linalg.solve_triangular(low, half.T, upper=False))
-    return torch.linalg.solve_triangular(low.T, basis, upper=True), values.clamp_min(0)
+    return torch.linalg.solve_triangular(low.T, basis, upper=True), basis.T @ low.T, values.clamp_min(0)
 
 
 def _parts(weight: Tensor, *, dim: int) -> tuple[Tensor, ...]:
