@@ -154,7 +154,7 @@ def of_slopes(slopes: Mapping[str, Tensor], *, rank: int = 1, seed: int = 0, sha
     Args:
         slopes: name -> slopes of the loss along the factors of all elements, shapes of the vector.
         rank, seed: as in `new`; columns beyond the lesser side of a matrix stay drawn.
-        share: above 0; a single factor for each tensor is the least there is.
+        share: at least 0; a single factor for each tensor is the least there is.
 
     Source: arXiv:2407.05000 (LoRA-GA), which begins adapters with singular vectors of the first gradient.
     """

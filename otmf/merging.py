@@ -230,6 +230,14 @@ class Otmf(Merge):
         return self
 
     @model_validator(mode="after")
+    def _rank_share_is_of_low_rank(self) -> Otmf:
+        if self.rank_share is not None and self.granularity != "low_rank":
+            raise ValueError(
+                f"expected granularity low_rank beside rank_share; received {self.granularity}; leave out rank_share, or set that granularity"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _running_mean_is_convex(self) -> Otmf:
         if self.schedule == "running_mean" and self.combination != "convex":
             raise ValueError(

@@ -153,7 +153,8 @@ class Bench:
                 found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
                 targets=taught(inputs) if len(inputs) else torch.empty(0), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
             )  # fmt: skip
-        self._count_kept(_cost.Cost())  # heads are not of the step
+        if self.kept is not None:
+            self.kept.forget()  # heads are not of the step
 
     def _score(
         self,

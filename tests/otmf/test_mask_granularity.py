@@ -88,3 +88,10 @@ def test_coarse_masks_are_shared_and_trained(model, granularity) -> None:
     shape = {"row": (5, 1), "column": (1, 6), "tensor": (1, 1)}[granularity]
     assert tuple(found.masks["post"]["first.weight"].value().shape) == shape
     assert not torch.equal(found.masks["post"]["first.weight"].value(), torch.ones(shape))
+
+
+def test_share_of_low_rank_masks_is_refused_beside_others() -> None:
+    with pytest.raises(
+        settings.SettingsError, match="expected granularity low_rank beside rank_share; received element; leave out"
+    ):
+        settings.merge("default", {"granularity": "element", "rank_share": 0.005})
