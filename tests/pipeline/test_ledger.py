@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,20 +15,14 @@ from mlflow import MlflowClient
 from flows import git, keyring, repro, tracking, workspace
 from otmf import keys, layout, ledger, statements
 from tests import makers
+from tests.pipeline import ledgers
 
 pytestmark = pytest.mark.pipeline
 
 
 @pytest.fixture(scope="module")
 def made(otmf, tmp_path_factory) -> Path:
-    """A signed line with two tasks."""
-    folder = tmp_path_factory.mktemp("ledger")
-    root = makers.line(folder / "small")
-    said = otmf("keys", "new", "--reason", "from the start", "--by", "ada", "--line", root).stdout
-    assert "give auditors its public half" in said
-    for number, name in enumerate(("first", "second"), start=1):
-        otmf("onboard", makers.card(folder / "cards", name, seed=number), "--line", root)
-    return root
+    return ledgers.signed(otmf, tmp_path_factory.mktemp("ledger"))
 
 
 @pytest.fixture
@@ -87,13 +80,6 @@ def test_record_says_what_went_in_and_who_made_it(made) -> None:
     )
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.chmod(0o644)
-    path.write_bytes(bytes(content))
-
-
 def commit(root: Path) -> None:
     workspace.commit(root, "Nothing to see here")
 
@@ -147,14 +133,14 @@ def no_file(root: Path) -> None:
 
 
 ALTERED = {
-    "model": (lambda root: flip(root / "data/models/merged/s02/model.safetensors"), "BAD v2: data/models/merged/s02: expected sha256"),
-    "older model": (lambda root: flip(root / "data/models/merged/s01/model.safetensors"), "BAD v2: data/models/merged/s01: expected sha256"),
-    "cache": (lambda root: flip(cached(root, "data/models/masks/s02/masks.safetensors")), "data/models/masks/s02 in DVC's cache: expected sha256"),
-    "cached result": (lambda root: flip(cached(root, "data/results/steps/s02.json")), "data/results/steps/s02.json in DVC's cache: expected sha256"),
-    "pictures": (lambda root: flip(next((root / "data/raw/first").glob("*.npz"))), "BAD v2: data/raw/first: expected sha256"),
+    "model": (lambda root: ledgers.flip(root / "data/models/merged/s02/model.safetensors"), "BAD v2: data/models/merged/s02: expected sha256"),
+    "older model": (lambda root: ledgers.flip(root / "data/models/merged/s01/model.safetensors"), "BAD v2: data/models/merged/s01: expected sha256"),
+    "cache": (lambda root: ledgers.flip(cached(root, "data/models/masks/s02/masks.safetensors")), "data/models/masks/s02 in DVC's cache: expected sha256"),
+    "cached result": (lambda root: ledgers.flip(cached(root, "data/results/steps/s02.json")), "data/results/steps/s02.json in DVC's cache: expected sha256"),
+    "pictures": (lambda root: ledgers.flip(next((root / "data/raw/first").glob("*.npz"))), "BAD v2: data/raw/first: expected sha256"),
     "picture lost": (lambda root: next((root / "data/raw/first").glob("*.npz")).unlink(), "BAD v2: data/raw/first: expected sha256"),
-    "parameters": (lambda root: flip(root / "params.yaml"), "BAD file params.yaml: expected the content of the last commit"),
-    "record": (lambda root: flip(root / "data/lineage/000002.json"), "000002.json: expected"),
+    "parameters": (lambda root: ledgers.flip(root / "params.yaml"), "BAD file params.yaml: expected the content of the last commit"),
+    "record": (lambda root: ledgers.flip(root / "data/lineage/000002.json"), "000002.json: expected"),
     "record lost": (lambda root: (root / "data/lineage/000002.json").unlink(), "BAD record 000003.json: expected record 2"),
     "configuration of DVC": (lambda root: (root / ".dvc/config").write_text("[core\n"), "BAD file .dvc/config: expected the content of the last commit"),
     "file put in": (lambda root: (root / "data/cards/third.yaml").write_text("name: third"), "BAD file data/cards/third.yaml: expected no such file"),
@@ -270,89 +256,3 @@ def test_version_that_cannot_be_made_again_says_which_output_differs(otmf, root)
     said = otmf("replay", "v2", "--step", "s02", "--line", root, code=1).stdout
     assert "other, apart by" in said
     assert "BAD" in said
-
-
-@pytest.fixture(scope="module")
-def bundle(otmf, made, tmp_path_factory) -> tuple[Path, Path]:
-    """A bundle of a version, and the public key."""
-    folder = tmp_path_factory.mktemp("bundles")
-    said = otmf("verify", "v2", "--line", made, "--bundle", folder / "v2").stdout
-    assert "python -I v2/verify.py KEY.pub" in said
-    public = next((made / ".otmf/keys").glob("*.pub"))
-    shutil.copyfile(public, folder / "KEY.pub")
-    return folder / "v2", folder / "KEY.pub"
-
-
-def checked(bundle: Path, key: Path) -> subprocess.CompletedProcess:
-    """Runs the bundle's own script, with nothing of ours on the path."""
-    return subprocess.run(
-        [sys.executable, "-I", bundle / "verify.py", key], capture_output=True, text=True, check=False, cwd="/"
-    )
-
-
-def test_bundle_is_verified_without_otmf(bundle, made) -> None:
-    done = checked(*bundle)
-    assert (done.returncode, done.stdout.startswith("ok: 3 records, ")) == (0, True), done.stderr
-    files = {
-        path.relative_to(bundle[0] / "files").as_posix() for path in (bundle[0] / "files").rglob("*") if path.is_file()
-    }
-    assert {
-        "data/models/merged/s02/model.safetensors",
-        "data/models/heads/s02/heads.json",
-        "params.yaml",
-        "data/cards/second.yaml",
-    } <= files
-    same = (made / "data/models/merged/s02/model.safetensors").read_bytes()
-    assert (bundle[0] / "files/data/models/merged/s02/model.safetensors").read_bytes() == same
-
-
-def test_bundle_that_was_altered_is_not(bundle, tmp_path) -> None:
-    folder, key = bundle
-    paths = [
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("verify.py", "README.md")
-    ]
-    for path in paths:
-        copy = tmp_path / "copy"
-        shutil.copytree(folder, copy)
-        flip(copy / path)
-        assert checked(copy, key).returncode != 0, path
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-        (copy / path).unlink()
-        assert checked(copy, key).returncode != 0, path
-        shutil.rmtree(copy)
-    shutil.copytree(folder, tmp_path / "linked")
-    (tmp_path / "linked/files/params.yaml").unlink()
-    (tmp_path / "linked/files/params.yaml").symlink_to(folder / "files/params.yaml")
-    assert "files/params.yaml is a link" in checked(tmp_path / "linked", key).stdout
-    shutil.copytree(folder, tmp_path / "emptied")
-    shutil.rmtree(tmp_path / "emptied/files")
-    (tmp_path / "emptied/contents.json").write_text('{"version": 2, "files": []}')
-    said = checked(tmp_path / "emptied", key)
-    assert said.returncode == 1
-    assert "data/models/merged/s02/model.safetensors, which the version's record names, is missing" in said.stdout
-    stranger = keys.new(tmp_path / "stranger.pem").public_key
-    (tmp_path / "stranger.pub").write_text(keys.pem(stranger))
-    assert "no record names your key" in checked(folder, tmp_path / "stranger.pub").stdout
-
-
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_record_is_verified_by_openssl_as_the_bundle_says(bundle, tmp_path) -> None:
-    folder, key = bundle
-    lines = [
-        line.strip()
-        for line in (folder / "README.md").read_text().splitlines()
-        if line.startswith("    python3 -c") or "openssl" in line[:12]
-    ]
-    assert len(lines) == 2
-    record = folder / "records/000003.json"
-    script = "\n".join(lines).replace("KEY.pub", str(key))
-    script = script[: script.index("\n")].removesuffix(" R") + f" {record}" + script[script.index("\n") :]
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert "Signature Verified Successfully" in done.stdout, done.stderr
-    (tmp_path / "pae").write_bytes((tmp_path / "pae").read_bytes() + b" ")
-    done = subprocess.run(
-        ["bash", "-euc", script.splitlines()[1]], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode != 0
