@@ -181,6 +181,9 @@ class Otmf(Merge):
     rank_share: how many numbers those masks may have, of the elements of each vector: tensors for which they would lower the loss least
         have a single factor instead. None: all have them.
     share: of the elements of each vector, that have a mask with `granularity: sparse`.
+    head_ridge: with an objective on predictions, the new task's head is aligned to the start (`heads.aligned`) and the merged model is read through
+        it, as it will be once heads are aligned after the step: masks then learn what no head can make up. None: through the head that the task
+        came with.
     objective: as in `otmf.objectives`; those on predictions, `kl` and `entropy`, keep the heads of remembered inputs in the state.
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """
@@ -202,6 +205,7 @@ class Otmf(Merge):
     rank: Count = 1
     rank_share: Fraction | None = None
     share: Fraction = 0.005
+    head_ridge: Positive | None = None
     objective: Literal["sinkhorn_divergence", "transport_cost", "regularised_cost", "exact_cost", "sliced_cost", "mmd", "mse", "l1", "logits",
                        "kl", "entropy"] = "sinkhorn_divergence"  # fmt: skip
     epsilon: Positive = 0.05

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,17 +25,19 @@ class Predictors:
     """The heads under which rows of a batch are scored.
 
     Attributes:
-        heads: one for each task in the batch.
+        heads: one for each task; the student is read through it.
         place: shape (n,), which of them each row has; None where all rows have the first.
         units: of each task, how far its fine-tuning moved centred logits; what `logits` counts in. None: 1 for all.
+        teachers: of each task, the head under which targets are read; None: the student's.
     """
 
     heads: Sequence[heads.Head] = ()
     place: Tensor | None = None
     units: Sequence[float] | None = None
+    teachers: Sequence[heads.Head] | None = None
 
     def __getitem__(self, rows: Tensor) -> Predictors:
-        return Predictors(self.heads, None if self.place is None else self.place[rows], self.units)
+        return replace(self, place=None if self.place is None else self.place[rows])
 
     def centred(self, student: Tensor, targets: Tensor) -> Tensor:
         """The mean over rows of the squared distance of centred logits, each in the unit of its task.
@@ -46,7 +48,8 @@ class Predictors:
 
         def loss(number: int, own: Tensor, given: Tensor) -> Tensor:
             unit = self.units[number] if self.units else 1.0
-            apart = centred(self.heads[number], own) - centred(self.heads[number], given)
+            teacher = (self.teachers or self.heads)[number]
+            apart = centred(self.heads[number], own, like=teacher) - centred(teacher, given)
             return apart.square().sum(dim=-1).mean() / unit
 
         return self._mean(loss, student, targets)
@@ -59,7 +62,8 @@ class Predictors:
         """
 
         def own_head(number: int, own: Tensor, given: Tensor) -> Tensor:
-            return loss(self.heads[number].logits(own), self.heads[number].logits(given))
+            teacher = (self.teachers or self.heads)[number]
+            return loss(self.heads[number].logits(own), teacher.logits(given))
 
         return self._mean(own_head, student, targets)
 
@@ -68,23 +72,24 @@ class Predictors:
             raise ValueError(
                 "expected the heads of the inputs for an objective on predictions; received none; choose an objective on features"
             )
+        if self.place is None:
+            return loss(0, student, targets)
         parts = []
-        for number in range(len(self.heads)):
-            rows = slice(None) if self.place is None else self.place == number
+        for (
+            number
+        ) in self.place.unique().tolist():  # of the tasks in the batch alone: no more of them the longer a line is
+            rows = self.place == number
             own = student[rows]
-            if len(own):
-                parts.append(loss(number, own, targets[rows]) * (len(own) / len(student)))
-            if self.place is None:
-                break
+            parts.append(loss(number, own, targets[rows]) * (len(own) / len(student)))
         return torch.stack(parts).sum()
 
 
-def centred(head: heads.Head, features: Tensor) -> Tensor:
+def centred(head: heads.Head, features: Tensor, *, like: heads.Head | None = None) -> Tensor:
     """What a head tells classes apart by: logits (n, classes) of features (n, d) less their mean, without bias, at unit scale.
 
-    The scale is the mean length of the head's class vectors, so that heads of other temperatures count alike.
+    The scale is the mean length of the head's class vectors, so that heads of other temperatures count alike; of the head `like`, if it is given.
     """
-    length = head.weight.norm(dim=1).mean().clamp_min(torch.finfo(head.weight.dtype).tiny)
+    length = (like or head).weight.norm(dim=1).mean().clamp_min(torch.finfo(head.weight.dtype).tiny)
     weight = (head.weight - head.weight.mean(dim=0)) / length
     return functional.linear(functional.normalize(features, dim=-1), weight.to(features.dtype))
 

@@ -111,7 +111,7 @@ class HeadTune(Section):
 
     code_version: Count = 1
     heads: Literal["frozen", "aligned", "previous", "all"] = "frozen"
-    unlabelled_images: Count = 512
+    unlabelled_images: Count = 1024
     ridge: Positive = 0.03
     ridge_of_old: Positive = 3.0
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.25

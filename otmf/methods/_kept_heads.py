@@ -1,12 +1,12 @@
-"""Heads that a method keeps in its state, so that remembered inputs can be scored: `head.<step>.weight` and `head.<step>.bias`; and, where
-it counts in units of tasks, `head.<step>.unit`."""
+"""Heads that a method keeps in its state, so that remembered inputs can be scored: `head.<step>.weight` and `head.<step>.bias`; where it counts
+in units of tasks, `head.<step>.unit`; and, where the merged model was read through an aligned head, `head.<step>.aligned`, its weight."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from otmf import heads, objectives
+from otmf import heads, objectives, task_vectors
 from otmf.methods import _table
 
 
@@ -33,6 +33,19 @@ def kept(arrival: _table.Arrival, unit: float | None = None) -> dict[str, Tensor
     return {**found, f"{place}.weight": head.weight, f"{place}.bias": head.bias}
 
 
+def aligned(arrival: _table.Arrival, merged: task_vectors.State) -> heads.Head:
+    """The new task's head, aligned without labels to a merged model: the one through which it will be read (`heads.aligned`).
+
+    Args:
+        arrival: with unlabelled inputs and options that have `head_ridge`.
+        merged: the model's tensors at the start of the step.
+    """
+    data, frozen = arrival.data, required(arrival)
+    with torch.no_grad():
+        found = torch.cat([data.features(merged, inputs) for inputs in data.post.inputs.split(64)])
+        return heads.aligned(frozen, found, frozen.logits(data.post.targets), ridge=arrival.options.head_ridge)
+
+
 def required(arrival: _table.Arrival) -> heads.Head:
     """The head of the new task.
 
@@ -53,7 +66,7 @@ def predictors(
 ) -> tuple[objectives.Predictors, objectives.Predictors]:
     """The heads of old inputs, each that of its own task, and of new ones. Old inputs that are none have the new head.
 
-    With the `unit` of the new task, those of old ones are what was kept, or 1.
+    With the `unit` of the new task, those of old ones are what was kept, or 1. Where an old head was aligned, the student is read through that one.
     """
     new = objectives.Predictors((arrival.data.head,), units=None if unit is None else (unit,))
     if arrival.data.pre_steps is None:
@@ -66,7 +79,11 @@ def predictors(
     ]
     place = sum((arrival.data.pre_steps == step).long() * number for number, step in enumerate(steps))
     units = None if unit is None else [float(arrival.state.get(f"head.{step}.unit", 1.0)) for step in steps]
-    return objectives.Predictors(own, place, units), new
+    students = [
+        heads.Head(arrival.state.get(f"head.{step}.aligned", head.weight).to(device), head.bias)
+        for step, head in zip(steps, own, strict=True)
+    ]
+    return objectives.Predictors(students, place, units, teachers=own), new
 
 
 def _steps(arrival: _table.Arrival) -> list[int]:

@@ -22,8 +22,8 @@ def reads_first(options: merging.Otmf) -> bool:
 def step(arrival: _table.Arrival) -> _table.Outcome:
     """The fused vector with learned masks; the first task vector whole.
 
-    State: none with preset `transport`. With an objective on predictions, or curvature, `head.<step>.weight`, `.bias` and `.unit`, the heads that
-    memory needs; with `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.curvature`), each in its unit; with
+    State: none with preset `transport`. With an objective on predictions, or curvature, `head.<step>.weight`, `.bias`, `.unit` and, with `head_ridge`,
+    `.aligned`, the heads that memory needs; with `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.curvature`), each in its unit; with
     `start: closed_form` WUDI's `gram.<key>` and `product.<key>`; with `schedule: norm_preserving` the sum `norm` of the task vectors' norms.
 
     Source: arXiv:2511.19561; what is kept in place of old inputs is this project's.
@@ -44,6 +44,11 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     if old is not None and options.largest_damage is not None:
         start, notes = _bounded(arrival, start, old)
     kept = _retention(arrival, start, old, new) if old is not None and options.retention and options.steps else None
+    if start is not None and options.head_ridge is not None and options.objective in objectives.ON_PREDICTIONS:
+        merged = task_vectors.add(arrival.pretrained, start.vector(arrival.merged_vector, arrival.task_vector))
+        head = _kept_heads.aligned(arrival, merged)
+        post = replace(post, predictors=replace(post.predictors, heads=(head,), teachers=post.predictors.heads))
+        state |= {f"head.{arrival.count}.aligned": head.weight} if state else {}
     learned = mask_training.merge_step(
         arrival.pretrained,
         arrival.merged_vector,

@@ -143,6 +143,21 @@ def test_logits_are_counted_in_the_units_of_their_tasks() -> None:
     assert float(found) == pytest.approx(float((apart[0] + apart[3]) / 2 + (apart[1] + apart[2]) / 0.5) / 4)
 
 
+@pytest.mark.parametrize("name", ["kl", "logits"])
+def test_targets_are_read_under_the_teachers_head(name) -> None:
+    """The student under its own; centred logits of both in units of the teacher's class vectors."""
+    x, y = cloud(4), cloud(4, seed=1)
+    own, teacher = head(3, 5), heads.Head(2 * head(3, 6).weight, cloud(1, 3, 8)[0])
+    if name == "kl":
+        expected = objectives.kl(own.logits(x), teacher.logits(y))
+    else:
+        length = teacher.weight.norm(dim=1).mean() / own.weight.norm(dim=1).mean()
+        expected = (objectives.centred(own, x) / length - objectives.centred(teacher, y)).square().sum(dim=1).mean()
+    assert float(value(name, x, y, objectives.Predictors((own,), teachers=(teacher,)))) == pytest.approx(
+        float(expected)
+    )
+
+
 @pytest.mark.parametrize("name", ["kl", "entropy", "logits"])
 def test_each_row_is_scored_under_its_own_head(name) -> None:
     """Heads of different numbers of classes; the mean is over rows; a head that no row has counts nothing."""

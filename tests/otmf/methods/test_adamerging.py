@@ -15,7 +15,7 @@ class Line:
     def __init__(self, backbone, **values) -> None:
         self.base = {key: value.double() for key, value in backbone.initial_state(seed=0).items()}
         self.encoder = continual.Encoder(backbone.features, lambda found: backbone.prepare(found).double())
-        self.values, self.merged, self.state = values, None, {}
+        self.backbone, self.values, self.merged, self.state = backbone, values, None, {}
 
     def expert(self, count: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(count)
