@@ -64,7 +64,8 @@ class Retention:
 
 
 def _eigen(factor: Tensor) -> tuple[Tensor, Tensor]:
-    values, basis = torch.linalg.eigh(factor.double())
+    precise = factor if factor.dtype == torch.float64 else factor.float()  # no more digits than it has
+    values, basis = torch.linalg.eigh(precise)
     return values.clamp_min(0).to(factor.dtype), basis.to(factor.dtype)
 
 
