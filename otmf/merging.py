@@ -175,7 +175,7 @@ class Otmf(Merge):
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
     damping: of `start: curvature`.
     learning_rate: of Adam. What masks of all elements take at 0.02, those of few numbers take at 0.05 to 0.1, and
-        masks of few ranks three times the retention (docs/evidence/log.md): set all three together.
+        masks of few ranks three times the retention (`OF_GRANULARITY`).
     decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
     rank_share: how many numbers those masks may have, of the elements of each vector: tensors for which they would lower the loss least
@@ -275,6 +275,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "transport": {},
 }
+OF_GRANULARITY: dict[str, dict[str, float]] = {
+    "element": {"learning_rate": 0.02, "retention": 0.1},
+    "tensor": {"learning_rate": 0.1},
+    "sparse": {"learning_rate": 0.1, "retention": 0.1},
+}  # what other masks than those of the preset `default` take in their place (docs/evidence/log.md)
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
           RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip
 BY_NAME: dict[str, type[Merge]] = {model.model_fields["method"].default: model for model in MODELS}

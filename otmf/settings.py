@@ -215,7 +215,8 @@ def check(content: Any) -> Params:
 def merge(preset: str, *layers: dict[str, Any]) -> Merge:
     """The merge settings of a preset with single values replaced, later layers over earlier ones.
 
-    A layer that was written for another method than the last one named gives only what every method has; so does the preset.
+    A layer that was written for another method than the last one named gives only what every method has; so does the preset. Where a layer names
+    the granularity of masks, what no layer says follows from it (`merging.OF_GRANULARITY`).
 
     Raises:
         SettingsError: for a bad value, or one that the method does not have.
@@ -225,10 +226,15 @@ def merge(preset: str, *layers: dict[str, Any]) -> Merge:
         raise SettingsError(
             f"method: expected one of {', '.join(merging.BY_NAME)}; received {str(name)[:60]!r}; choose one of them"
         )
-    values, meant = {"method": name}, merging.DEFAULT
-    for layer in (PRESETS[preset], *layers):
+    values, meant, said = {"method": name}, merging.DEFAULT, {}
+    for layer in layers:
         meant = layer.get("method", meant)
-        values |= {key: value for key, value in layer.items() if meant == name or key in ("left_out", "seed", "lines")}
+        said |= {key: value for key, value in layer.items() if meant == name or key in ("left_out", "seed", "lines")}
+    if name == merging.DEFAULT:
+        values |= PRESETS[preset]
+        if preset == "default":
+            values |= merging.OF_GRANULARITY.get(str(said.get("granularity")), {})
+    values |= said
     return section(merging.BY_NAME[name], values)
 
 

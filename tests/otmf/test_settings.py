@@ -94,6 +94,25 @@ def test_single_values_replace_those_of_a_preset() -> None:
     assert settings.merge("paper", {"steps": 7}).steps == 7
 
 
+def test_granularity_brings_the_rate_and_retention_of_its_masks_unless_they_are_set() -> None:
+    def taken(*layers) -> tuple[str, float, float]:
+        found = settings.merge("default", *layers)
+        return found.granularity, found.learning_rate, found.retention
+
+    low_rank = settings.merge("default")
+    assert taken({}) == taken({"granularity": "low_rank"}) == ("low_rank", low_rank.learning_rate, low_rank.retention)
+    assert taken({"granularity": "element"}) == ("element", 0.02, 0.1)
+    assert taken({"granularity": "element", "retention": 0.4}) == ("element", 0.02, 0.4)
+    assert taken({"retention": 0.4}, {"granularity": "element"}) == ("element", 0.02, 0.4)
+    assert (
+        settings.merge("transport", {"granularity": "sparse"}).learning_rate
+        == settings.merge("transport").learning_rate
+    )
+    assert settings.merge("default", {"granularity": "element"}, {"method": "wudi"}).method == "wudi"
+    with pytest.raises(settings.SettingsError, match="granularity: "):
+        settings.merge("default", {"granularity": ["element"]})
+
+
 @pytest.mark.parametrize("method", ["x", ["otmf"], 3, None])
 def test_unknown_method_gets_one_sentence_wherever_it_stands(method) -> None:
     with pytest.raises(
