@@ -37,7 +37,18 @@ class Predictors:
     teachers: Sequence[heads.Head] | None = None
 
     def __getitem__(self, rows: Tensor) -> Predictors:
-        return replace(self, place=None if self.place is None else self.place[rows])
+        if self.place is None:
+            return self
+        found = replace(self, place=self.place[rows])
+        vars(found)["_class_vectors"] = self._class_vectors  # of the same heads: taken once for all batches
+        return found
+
+    @functools.cached_property
+    def _class_vectors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each task, what student and teacher are read through."""
+        teachers = self.teachers or self.heads
+        own = [_class_vectors(head, teacher) for head, teacher in zip(self.heads, teachers, strict=True)]
+        return own, [_class_vectors(teacher, teacher) for teacher in teachers]
 
     def centred(self, student: Tensor, targets: Tensor) -> Tensor:
         """The mean over rows of the squared distance of centred logits, each in the unit of its task.
@@ -45,14 +56,17 @@ class Predictors:
         Raises:
             ValueError: if there is no head.
         """
-
-        def loss(number: int, own: Tensor, given: Tensor) -> Tensor:
-            unit = self.units[number] if self.units else 1.0
-            teacher = (self.teachers or self.heads)[number]
-            apart = centred(self.heads[number], own, like=teacher) - centred(teacher, given)
-            return apart.square().sum(dim=-1).mean() / unit
-
-        return self._mean(loss, student, targets)
+        self._require_heads()
+        of_students, of_teachers = self._class_vectors
+        units = self.units or [1.0] * len(self.heads)
+        if self.place is None:
+            apart = _read(of_students[0], student) - _read(of_teachers[0], targets)
+            return apart.square().sum(dim=-1).mean() / units[0]
+        tasks, rows = self.place.unique(return_inverse=True)
+        numbers = tasks.tolist()
+        apart = _read_each([of_students[number] for number in numbers], rows, student)
+        apart = apart - _read_each([of_teachers[number] for number in numbers], rows, targets)
+        return (apart.square().sum(dim=-1) / student.new_tensor([units[number] for number in numbers])[rows]).mean()
 
     def mean(self, loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, targets: Tensor) -> Tensor:
         """The mean over rows of a loss on (n, classes) logits of student and teacher, each row under its own head.
@@ -68,30 +82,46 @@ class Predictors:
         return self._mean(own_head, student, targets)
 
     def _mean(self, loss: Callable[[int, Tensor, Tensor], Tensor], student: Tensor, targets: Tensor) -> Tensor:
-        if not self.heads:
-            raise ValueError(
-                "expected the heads of the inputs for an objective on predictions; received none; choose an objective on features"
-            )
+        self._require_heads()
         if self.place is None:
             return loss(0, student, targets)
         parts = []
-        for (
-            number
-        ) in self.place.unique().tolist():  # of the tasks in the batch alone: no more of them the longer a line is
+        for number in self.place.unique().tolist():
             rows = self.place == number
             own = student[rows]
             parts.append(loss(number, own, targets[rows]) * (len(own) / len(student)))
         return torch.stack(parts).sum()
 
+    def _require_heads(self) -> None:
+        if not self.heads:
+            raise ValueError(
+                "expected the heads of the inputs for an objective on predictions; received none; choose an objective on features"
+            )
 
-def centred(head: heads.Head, features: Tensor, *, like: heads.Head | None = None) -> Tensor:
+
+def centred(head: heads.Head, features: Tensor) -> Tensor:
     """What a head tells classes apart by: logits (n, classes) of features (n, d) less their mean, without bias, at unit scale.
 
-    The scale is the mean length of the head's class vectors, so that heads of other temperatures count alike; of the head `like`, if it is given.
+    The scale is the mean length of the head's class vectors, so that heads of other temperatures count alike.
     """
-    length = (like or head).weight.norm(dim=1).mean().clamp_min(torch.finfo(head.weight.dtype).tiny)
-    weight = (head.weight - head.weight.mean(dim=0)) / length
-    return functional.linear(functional.normalize(features, dim=-1), weight.to(features.dtype))
+    return _read(_class_vectors(head, head), features)
+
+
+def _class_vectors(head: heads.Head, like: heads.Head) -> Tensor:
+    """Less their mean, in units of the mean length of those of another head; shape (classes, d)."""
+    length = like.weight.norm(dim=1).mean().clamp_min(torch.finfo(like.weight.dtype).tiny)
+    return (head.weight - head.weight.mean(dim=0)) / length
+
+
+def _read(vectors: Tensor, features: Tensor) -> Tensor:
+    """Logits (n, classes) of features (n, d) under class vectors (classes, d)."""
+    return functional.linear(functional.normalize(features, dim=-1), vectors.to(features.dtype))
+
+
+def _read_each(vectors: Sequence[Tensor], rows: Tensor, features: Tensor) -> Tensor:
+    """The same, each row under its own class vectors, with zeros where others have more classes: as quick for many tasks as for two."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(vectors), batch_first=True).to(features.dtype)
+    return torch.einsum("nd,ncd->nc", functional.normalize(features, dim=-1), padded[rows])
 
 
 def mmd(student: Tensor, targets: Tensor) -> Tensor:

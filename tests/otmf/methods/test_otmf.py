@@ -229,7 +229,8 @@ def lost(line: Line, of: int, head: heads.Head, found: torch.Tensor) -> float:
         objectives.centred(line.head(of), line.encoder.teach(state, inputs))
         for state in (line.base, task_vectors.add(line.base, line.expert(of)))
     )
-    apart = objectives.centred(head, found, like=line.head(of)) - expert
+    scale = head.weight.norm(dim=1).mean() / line.head(of).weight.norm(dim=1).mean()  # both in units of the frozen head
+    apart = scale * objectives.centred(head, found) - expert
     return float(apart.square().sum(1).mean() / (expert - base).square().sum(1).mean())
 
 
