@@ -130,6 +130,25 @@ def aligned(head: Head, features: Tensor, logits: Tensor, *, ridge: float) -> He
     return Head(head.weight + change.to(head.weight), head.bias)
 
 
+def degrees_of_freedom(features: Tensor, *, ridge: float) -> float:
+    """How many numbers of each class vector `aligned` takes from inputs: the trace of X (X^T X + n ridge / d)^-1 X^T, between 0 and the lesser of n and d.
+
+    Of so many in n inputs the aligned head fits what is particular to those inputs: on others its error is larger by about (1 - f / n)^-2.
+
+    Args:
+        features: shape (n, d).
+        ridge: as in `aligned`.
+
+    Source: Golub, Heath and Wahba (1979), Technometrics 21(2), 215-223.
+    """
+    if not len(features):
+        return 0.0
+    rows = functional.normalize(features.double(), dim=-1)
+    count, size = rows.shape
+    values = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0)
+    return float((values / (values + ridge * count / size)).sum())
+
+
 def accuracy(head: Head, features: Tensor, labels: Tensor) -> float:
     """The fraction of inputs whose largest logit is at their label, in [0, 1]."""
     return float((head.logits(features).argmax(dim=-1) == labels).double().mean())

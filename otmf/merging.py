@@ -182,8 +182,8 @@ class Otmf(Merge):
         have a single factor instead. None: all have them.
     share: of the elements of each vector, that have a mask with `granularity: sparse`.
     head_ridge: with an objective on predictions, the new task's head is aligned to the start (`heads.aligned`) and the merged model is read through
-        it, as it will be once heads are aligned after the step: masks then learn what no head can make up. None: through the head that the task
-        came with.
+        it, as it will be once heads are aligned after the step: masks then learn what no head can make up. None, or with fewer inputs than five for
+        each of the head's degrees of freedom: through the head that the task came with.
     objective: as in `otmf.objectives`; those on predictions, `kl` and `entropy`, keep the heads of remembered inputs in the state.
     reach: in units of the mean cost, makes the Sinkhorn divergence unbalanced; None: balanced.
     """

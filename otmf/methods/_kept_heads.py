@@ -9,6 +9,8 @@ from torch import Tensor
 from otmf import heads, objectives, task_vectors
 from otmf.methods import _table
 
+MOST_FREEDOM = 0.2  # degrees of freedom of a head for each input it is aligned on
+
 
 def kept(arrival: _table.Arrival, unit: float | None = None) -> dict[str, Tensor]:
     """The state after this step: the heads kept so far and that of the new task.
@@ -33,8 +35,11 @@ def kept(arrival: _table.Arrival, unit: float | None = None) -> dict[str, Tensor
     return {**found, f"{place}.weight": head.weight, f"{place}.bias": head.bias}
 
 
-def aligned(arrival: _table.Arrival, merged: task_vectors.State) -> heads.Head:
+def aligned(arrival: _table.Arrival, merged: task_vectors.State) -> heads.Head | None:
     """The new task's head, aligned without labels to a merged model: the one through which it will be read (`heads.aligned`).
+
+    None where the inputs are too few for the width of the features: what such a head leaves of the loss is particular to those inputs, and masks
+    would learn that.
 
     Args:
         arrival: with unlabelled inputs and options that have `head_ridge`.
@@ -43,7 +48,10 @@ def aligned(arrival: _table.Arrival, merged: task_vectors.State) -> heads.Head:
     data, frozen = arrival.data, required(arrival)
     with torch.no_grad():
         found = torch.cat([data.features(merged, inputs) for inputs in data.post.inputs.split(64)])
-        return heads.aligned(frozen, found, frozen.logits(data.post.targets), ridge=arrival.options.head_ridge)
+        ridge = arrival.options.head_ridge
+        if heads.degrees_of_freedom(found, ridge=ridge) > MOST_FREEDOM * len(found):
+            return None
+        return heads.aligned(frozen, found, frozen.logits(data.post.targets), ridge=ridge)
 
 
 def required(arrival: _table.Arrival) -> heads.Head:

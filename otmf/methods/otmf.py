@@ -46,9 +46,9 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     kept = _retention(arrival, start, old, new) if old is not None and options.retention and options.steps else None
     if start is not None and options.head_ridge is not None and options.objective in objectives.ON_PREDICTIONS:
         merged = task_vectors.add(arrival.pretrained, start.vector(arrival.merged_vector, arrival.task_vector))
-        head = _kept_heads.aligned(arrival, merged)
-        post = replace(post, predictors=replace(post.predictors, heads=(head,), teachers=post.predictors.heads))
-        state |= {f"head.{arrival.count}.aligned": head.weight} if state else {}
+        if (head := _kept_heads.aligned(arrival, merged)) is not None:
+            post = replace(post, predictors=replace(post.predictors, heads=(head,), teachers=post.predictors.heads))
+            state |= {f"head.{arrival.count}.aligned": head.weight} if state else {}
     learned = mask_training.merge_step(
         arrival.pretrained,
         arrival.merged_vector,

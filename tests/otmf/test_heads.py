@@ -72,3 +72,21 @@ def test_alignment_stays_where_logits_fit_already_and_without_inputs() -> None:
 def test_alignment_refuses_what_does_not_fit(features, logits, said) -> None:
     with pytest.raises(ValueError, match=said):
         heads.aligned(heads.Head(torch.eye(2), torch.zeros(2)), features, logits, ridge=0.1)
+
+
+def test_degrees_of_freedom_are_the_trace_of_what_alignment_fits() -> None:
+    """The change of the logits of the same inputs, as a linear map of the residuals: its trace, read off unit residuals one at a time."""
+    features = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    head = heads.Head(torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    for ridge in (0.03, 3.0):
+        fitted = [
+            float(
+                heads.aligned(head, features, torch.eye(7, dtype=torch.float64)[:, [row]], ridge=ridge).logits(
+                    features
+                )[row]
+            )
+            for row in range(7)
+        ]
+        assert heads.degrees_of_freedom(features, ridge=ridge) == pytest.approx(sum(fitted))
+    assert heads.degrees_of_freedom(features[:0], ridge=1.0) == 0
+    assert heads.degrees_of_freedom(features, ridge=1e-9) == pytest.approx(4)
