@@ -14,6 +14,7 @@ from flows import bench_damage, report
 from otmf import metrics
 
 LEVEL = 0.05
+COSTS = ("seconds", "added_mib", "state_mib")  # of a step
 HEADS = {"frozen": "", "aligned": ", heads aligned", "previous": ", previous head tuned", "all": ", all heads tuned"}
 
 
@@ -101,11 +102,18 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "added_mib": spread(later["added_mib"].dropna()),
         "state_mib": spread(last["state_mib"]),
         "mask_share": spread(later["mask_share"].dropna()),
-        "costs": {
-            int(step): {key: spread(own[key].dropna()) for key in ("seconds", "peak_mib", "state_mib")}
-            for step, own in steps.groupby("step")
-        },
+        "costs": {int(step): {key: spread(own[key].dropna()) for key in COSTS} for step, own in steps.groupby("step")},
+        "trend": {key: _trend(later, key) for key in COSTS},
     }
+
+
+def _trend(later: pd.DataFrame, key: str) -> tuple[float, float] | None:
+    """By how much, as a fraction, the second half of a run's later steps cost more than the first half; mean and deviation over runs."""
+    middle = (later["step"].min() + later["step"].max()) / 2
+    halves = later.assign(second=later["step"] > middle).groupby(["order", "seed", "second"])[key].mean().unstack()
+    if set(halves.columns) != {False, True} or not (halves[False] > 0).all():
+        return None
+    return spread((halves[True] / halves[False] - 1).dropna())
 
 
 def _sees(rows: pd.DataFrame) -> str:

@@ -56,9 +56,24 @@ def test_figures_are_those_of_the_matrices() -> None:
     assert found["after"][1] == pytest.approx((0.85, 0.0707107), abs=1e-6)
     assert found["dropped"] == {1: pytest.approx((-0.1, 0.1414214), abs=1e-6)}
     assert {task: value[0] for task, value in found["since"].items()} == pytest.approx({"one": -0.2, "two": 0.0})
-    assert found["costs"][2] == {"seconds": (4.0, 0.0), "peak_mib": (100.0, 0.0), "state_mib": (1.0, 0.0)}
+    assert found["costs"][2] == {"seconds": (4.0, 0.0), "added_mib": (10.0, 0.0), "state_mib": (1.0, 0.0)}
     assert found["final"]["one"][0] == pytest.approx(0.8)
     assert found["seconds"] == (4.0, 0.0)  # later steps than the first
+
+
+def test_trend_of_a_cost_is_of_the_second_half_of_later_steps_against_the_first() -> None:
+    """Steps 2 to 5 of two runs: 2, 2, 3, 3 seconds and 4, 4, 4, 4; the first step does not count."""
+    seconds = {"42": [9, 2, 2, 3, 3], "43": [1, 4, 4, 4, 4]}
+    found = [
+        row | {"order": order, "step": step, "task": "one", "seconds": float(value), "state_mib": 0.0}
+        for row in rows("a")[:1]
+        for order, values in seconds.items()
+        for step, value in enumerate(values, start=1)
+    ]
+    trend = bench_tables.summarised(pd.DataFrame(found), REFERENCES[:1])["methods"][0]["trend"]
+    assert trend["seconds"] == pytest.approx((0.25, 0.3535534), abs=1e-6)
+    assert trend["added_mib"] == (0.0, 0.0)
+    assert trend["state_mib"] is None  # nothing is kept
 
 
 def test_joint_merge_has_no_backward_transfer_and_is_not_the_reference() -> None:
