@@ -107,10 +107,11 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
     }
 
 
-def _trend(later: pd.DataFrame, key: str) -> tuple[float, float] | None:
+def _trend(later: pd.DataFrame, key: str) -> tuple[float, float | None] | None:
     """By how much, as a fraction, the second half of a run's later steps cost more than the first half; mean and deviation over runs."""
     middle = (later["step"].min() + later["step"].max()) / 2
-    halves = later.assign(second=later["step"] > middle).groupby(["order", "seed", "second"])[key].mean().unstack()
+    told = later.assign(second=later["step"] > middle).dropna(subset=[key]).astype({key: float})
+    halves = told.groupby(["order", "seed", "second"])[key].mean().unstack()
     if set(halves.columns) != {False, True} or not (halves[False] > 0).all():
         return None
     return spread((halves[True] / halves[False] - 1).dropna())

@@ -122,8 +122,7 @@ def aligned(head: Head, features: Tensor, logits: Tensor, *, ridge: float) -> He
         return head
     rows = functional.normalize(features.double(), dim=-1)
     residuals = logits.double() - functional.linear(rows, head.weight.double(), head.bias.double())
-    if not (residuals.isfinite().all() and rows.isfinite().all()):
-        raise ValueError("expected finite features and logits; received NaN or infinity; correct the merged model")
+    _require_finite(rows, residuals)
     count, size = rows.shape
     gram = rows.T @ rows + ridge * count / size * torch.eye(size, dtype=rows.dtype, device=rows.device)
     change = torch.linalg.solve(gram, rows.T @ residuals).T
@@ -139,11 +138,15 @@ def degrees_of_freedom(features: Tensor, *, ridge: float) -> float:
         features: shape (n, d).
         ridge: as in `aligned`.
 
+    Raises:
+        ValueError: if a value is not finite.
+
     Source: Golub, Heath and Wahba (1979), Technometrics 21(2), 215-223.
     """
     if not len(features):
         return 0.0
     rows = functional.normalize(features.double(), dim=-1)
+    _require_finite(rows)
     count, size = rows.shape
     values = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0)
     return float((values / (values + ridge * count / size)).sum())
@@ -152,6 +155,11 @@ def degrees_of_freedom(features: Tensor, *, ridge: float) -> float:
 def accuracy(head: Head, features: Tensor, labels: Tensor) -> float:
     """The fraction of inputs whose largest logit is at their label, in [0, 1]."""
     return float((head.logits(features).argmax(dim=-1) == labels).double().mean())
+
+
+def _require_finite(*found: Tensor) -> None:
+    if not all(bool(values.isfinite().all()) for values in found):
+        raise ValueError("expected finite features and logits; received NaN or infinity; correct the merged model")
 
 
 def _from_directions(directions: Tensor, scale: float) -> Head:

@@ -45,13 +45,17 @@ def aligned(arrival: _table.Arrival, merged: task_vectors.State) -> heads.Head |
         arrival: with unlabelled inputs and options that have `head_ridge`.
         merged: the model's tensors at the start of the step.
     """
-    data, frozen = arrival.data, required(arrival)
+    frozen, ridge = required(arrival), arrival.options.head_ridge
+    found = of_new_inputs(arrival, merged)
+    if heads.degrees_of_freedom(found, ridge=ridge) > MOST_FREEDOM * len(found):
+        return None
+    return heads.aligned(frozen, found, frozen.logits(arrival.data.post.targets), ridge=ridge)
+
+
+def of_new_inputs(arrival: _table.Arrival, state: task_vectors.State) -> Tensor:
+    """The features (n, d) that a model gives to the new task's unlabelled inputs, without gradient."""
     with torch.no_grad():
-        found = torch.cat([data.features(merged, inputs) for inputs in data.post.inputs.split(64)])
-        ridge = arrival.options.head_ridge
-        if heads.degrees_of_freedom(found, ridge=ridge) > MOST_FREEDOM * len(found):
-            return None
-        return heads.aligned(frozen, found, frozen.logits(data.post.targets), ridge=ridge)
+        return torch.cat([arrival.data.features(state, inputs) for inputs in arrival.data.post.inputs.split(64)])
 
 
 def required(arrival: _table.Arrival) -> heads.Head:

@@ -71,8 +71,8 @@ def _unit(arrival: _table.Arrival) -> float:
     """How far fine-tuning moved the centred logits of the new task's inputs: the mean square, and at least a share of their own."""
     head, data = _kept_heads.required(arrival), arrival.data
     with torch.no_grad():
-        parts = [data.features(arrival.pretrained, inputs) for inputs in data.post.inputs.split(64)]
-        base, expert = (objectives.centred(head, found) for found in (torch.cat(parts), data.post.targets))
+        found = _kept_heads.of_new_inputs(arrival, arrival.pretrained)
+        base, expert = (objectives.centred(head, features) for features in (found, data.post.targets))
         moved = float((expert - base).square().sum(dim=1).mean())
         return max(moved, SMALLEST * float(expert.square().sum(dim=1).mean()), torch.finfo(torch.float32).tiny)
 

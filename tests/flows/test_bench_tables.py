@@ -74,6 +74,8 @@ def test_trend_of_a_cost_is_of_the_second_half_of_later_steps_against_the_first(
     assert trend["seconds"] == pytest.approx((0.25, 0.3535534), abs=1e-6)
     assert trend["added_mib"] == (0.0, 0.0)
     assert trend["state_mib"] is None  # nothing is kept
+    untold = pd.DataFrame([row | {"added_mib": None} for row in found])  # where the platform does not say it
+    assert bench_tables.summarised(untold, REFERENCES[:1])["methods"][0]["trend"]["added_mib"] is None
 
 
 def test_joint_merge_has_no_backward_transfer_and_is_not_the_reference() -> None:

@@ -89,4 +89,6 @@ def test_degrees_of_freedom_are_the_trace_of_what_alignment_fits() -> None:
         ]
         assert heads.degrees_of_freedom(features, ridge=ridge) == pytest.approx(sum(fitted))
     assert heads.degrees_of_freedom(features[:0], ridge=1.0) == 0
+    with pytest.raises(ValueError, match="expected finite features and logits; received NaN or infinity"):
+        heads.degrees_of_freedom(features * torch.nan, ridge=1.0)
     assert heads.degrees_of_freedom(features, ridge=1e-9) == pytest.approx(4)
