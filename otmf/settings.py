@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from otmf import cards, merging
 from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
@@ -142,6 +142,15 @@ class Step(Section):
     merge: AnyMerge = Otmf()
     head_tune: HeadTune = HeadTune()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _aligned_start_is_of_heads_that_will_be(self) -> Step:
+        if getattr(self.merge, "head_ridge", None) is not None and self.head_tune.heads == "frozen":
+            raise ValueError(
+                "expected head_tune.heads other than frozen beside merge.head_ridge, which reads the merged model through a head that is aligned; "
+                "received frozen; leave out head_ridge, or set heads: aligned"
+            )
+        return self
 
 
 class Gate(Section):

@@ -113,6 +113,20 @@ def test_granularity_brings_the_rate_and_retention_of_its_masks_unless_they_are_
         settings.merge("default", {"granularity": ["element"]})
 
 
+def test_aligned_start_beside_heads_that_stay_frozen_is_refused() -> None:
+    def content(heads: str) -> dict:
+        merge = settings.merge("default", {"head_ridge": 0.3}).model_dump(mode="json")
+        step = {"task": "a", "previous": "s00", "merge": merge, "head_tune": {"heads": heads}}
+        return {"line": "l", "tasks": {"a": {}}, "steps": {"s01": step}}
+
+    settings.check(content("aligned"))
+    with pytest.raises(
+        settings.SettingsError,
+        match=r"steps\.s01: .*expected head_tune.heads other than frozen beside merge.head_ridge.*; received frozen; leave out head_ridge",
+    ):
+        settings.check(content("frozen"))
+
+
 @pytest.mark.parametrize("method", ["x", ["otmf"], 3, None])
 def test_unknown_method_gets_one_sentence_wherever_it_stands(method) -> None:
     with pytest.raises(
