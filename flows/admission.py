@@ -150,8 +150,8 @@ def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Tas
             head=settings.section(settings.Head, {**defaults.head.model_dump(), **card.head}),
             finetune=settings.section(settings.Finetune, {**defaults.finetune.model_dump(), **card.finetune}),
         )
-        merge = settings.merge(defaults.preset, defaults.merge, card.merge)
         head_tune = settings.head_tune(defaults.preset, defaults.head_tune)
+        merge = settings.merge(defaults.preset, defaults.merge, card.merge, heads=head_tune.heads)
     except settings.SettingsError as error:
         raise settings.SettingsError(f"card {card.name}: {error}") from error
     return chosen, {

@@ -25,7 +25,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "wudi": ("default", {"method": "wudi"}, ["frozen"]),
     "exponential_average": ("paper", {"steps": 0, "pre_images": "none", "memory_size": 0}, ["frozen"]),
     "otmf_paper": ("paper", {}, ["frozen", "previous"]),
-    "otmf_default": ("default", {}, ["frozen", "aligned"]),
+    "otmf_frozen_heads": ("default", {}, ["frozen"]),
+    "otmf_default": ("default", {}, ["aligned"]),
 }
 
 
@@ -142,7 +143,7 @@ def _write(
 ) -> None:
     methods = {
         name: {
-            "merge": settings.merge(preset, _neutral(overrides), values).model_dump(mode="json"),
+            "merge": settings.merge(preset, _neutral(overrides), values, heads=kinds[0]).model_dump(mode="json"),
             "head_tune": [
                 settings.head_tune(preset, {**heads, "heads": kind}).model_dump(mode="json") for kind in kinds
             ],

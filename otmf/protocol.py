@@ -82,6 +82,7 @@ class Run:
         joint: all tasks at once.
         held_out: None to score on test inputs; else on unlabelled ones after so many, which no merge draws.
         after: as in `Protocol`.
+        part: of a row whose merge depends on the heads that follow it, which of its merges this is; empty: all of it.
     """
 
     method: str
@@ -93,15 +94,17 @@ class Run:
     joint: bool
     held_out: int | None
     after: str
+    part: str = ""
 
     @property
     def name(self) -> str:
         """Of its file of rows."""
-        return f"{self.method}.{self.order}.{self.seed}"
+        return ".".join(filter(None, (self.method, self.order, str(self.seed), self.part)))
 
     def identity(self, inputs: Mapping[str, str]) -> str:
         """A hash of all that decides its rows: itself, and the digests of the line's data, base, task vectors and heads."""
-        content = json.dumps({"run": asdict(self), "inputs": dict(inputs)}, sort_keys=True)
+        own = {key: value for key, value in asdict(self).items() if key != "part"}
+        content = json.dumps({"run": own, "inputs": dict(inputs)}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -134,18 +137,19 @@ def runs(protocol: Protocol, known: Sequence[str]) -> list[Run]:
         *_order_mistakes(protocol.orders, tasks),
         *_pair_mistakes(protocol, tasks),
     ]
-    rows: dict[str, _Row] = {}
+    rows: list[_Row] = []
     for name, given in protocol.methods.items():
         try:
-            rows[name] = _row(name, given or {}, protocol)
+            rows += _parts(name, given or {}, protocol)
         except settings.SettingsError as error:
             mistakes.append(f"methods.{name}: {error}")
     if mistakes:
         raise settings.SettingsError("; ".join(mistakes))
     held_out = protocol.data.new if protocol.score == "validation" else None
     return [
-        Run(name, order, ordered, seed, {**row.merge, "seed": seed}, tuple({**found, "seed": seed} for found in row.heads), row.joint, held_out, protocol.after)
-        for name, row in rows.items()
+        Run(row.name, order, ordered, seed, {**row.merge.model_dump(mode="json"), "seed": seed},
+            tuple({**found.model_dump(mode="json"), "seed": seed} for found in row.heads), row.joint, held_out, protocol.after, row.part)
+        for row in rows
         for (order, ordered), seed in itertools.islice(
             itertools.product(_orders(protocol, tasks), protocol.seeds), len(protocol.seeds) if row.joint else None
         )
@@ -154,12 +158,15 @@ def runs(protocol: Protocol, known: Sequence[str]) -> list[Run]:
 
 @dataclass(frozen=True)
 class _Row:
-    merge: dict[str, Any]
-    heads: tuple[dict[str, Any], ...]
+    name: str
+    part: str
+    merge: merging.Merge
+    heads: tuple[settings.HeadTune, ...]
     joint: bool
 
 
-def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
+def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
+    """What a row asks for: one merge for all its heads; or two, where one for heads that stay frozen has other settings."""
     values = dict(given)
     if values.get("joint") and protocol.pairs:
         raise settings.SettingsError("joint: expected none beside pairs; received one; leave out either")
@@ -169,8 +176,7 @@ def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
         values["method"] = name
     if "seed" in values:
         raise settings.SettingsError("seed: expected none, as `seeds` has them; received one; remove it")
-    options = _fitted(preset or "default", values, protocol.data)
-    _require_allowed(options, protocol.data)
+    options, of_frozen = (_fitted(preset or "default", values, protocol.data, kind) for kind in (None, "frozen"))
     if joint is not False and (joint is not True or options.method not in JOINT):
         raise settings.SettingsError(
             f"joint: expected true, and a method whose joint merge is another one ({', '.join(JOINT)}); received {joint!r} for "
@@ -181,7 +187,11 @@ def _row(name: str, given: dict[str, Any], protocol: Protocol) -> _Row:
             f"heads: expected a list of frozen, aligned, previous, all; received {kinds!r}; correct it"
         )
     tuned = _heads(kinds, tune, protocol.data)
-    return _Row(options.model_dump(mode="json"), tuple(found.model_dump(mode="json") for found in tuned), joint)
+    frozen = [found for found in tuned if found.heads == "frozen"]
+    others = [found for found in tuned if found.heads != "frozen"]
+    if options == of_frozen or not others or not frozen:
+        return [_Row(name, "", options if others else of_frozen, tuple(tuned), bool(joint))]
+    return [_Row(name, "frozen", of_frozen, tuple(frozen), False), _Row(name, "", options, tuple(others), False)]
 
 
 def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[settings.HeadTune, ...]:
@@ -206,16 +216,22 @@ def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[setting
     return tuned
 
 
-def _fitted(preset: str, values: dict[str, Any], rule: DataRule) -> merging.Merge:
-    """The settings of a method; how many inputs it sees is what the rule allows, where the row itself does not say it."""
+def _fitted(preset: str, values: dict[str, Any], rule: DataRule, heads: str | None) -> merging.Merge:
+    """The settings of a method before heads of that kind; how many inputs it sees is what the rule allows, where the row itself does not say it.
+
+    Raises:
+        SettingsError: for a bad value, or a method that sees more than the rule allows.
+    """
     if preset not in settings.PRESETS:
         raise settings.SettingsError(
             f"preset: expected one of {', '.join(settings.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
         )
-    options = settings.merge(preset, values)
+    options = settings.merge(preset, values, heads=heads)
     allowed = {"unlabelled_images": rule.new, "memory_size": rule.old}
     filled = {key: most for key, most in allowed.items() if hasattr(options, key) and key not in values and most}
-    return settings.section(type(options), {**options.model_dump(), **filled})
+    options = settings.section(type(options), {**options.model_dump(), **filled})
+    _require_allowed(options, rule)
+    return options
 
 
 def _require_allowed(options: merging.Merge, rule: DataRule) -> None:

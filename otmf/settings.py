@@ -221,11 +221,15 @@ def check(content: Any) -> Params:
     return params
 
 
-def merge(preset: str, *layers: dict[str, Any]) -> Merge:
+def merge(preset: str, *layers: dict[str, Any], heads: str | None = None) -> Merge:
     """The merge settings of a preset with single values replaced, later layers over earlier ones.
 
     A layer that was written for another method than the last one named gives only what every method has; so does the preset. Where a layer names
     the granularity of masks, what no layer says follows from it (`merging.OF_GRANULARITY`).
+
+    Args:
+        heads: the kind that the step ends with, as in `HeadTune`; None: any that change. Of the preset `default` what no layer says follows from
+            that too (`merging.OF_HEADS`).
 
     Raises:
         SettingsError: for a bad value, or one that the method does not have.
@@ -242,6 +246,7 @@ def merge(preset: str, *layers: dict[str, Any]) -> Merge:
     if name == merging.DEFAULT:
         values |= PRESETS[preset]
         if preset == "default":
+            values |= merging.OF_HEADS.get(heads or "", {})
             values |= merging.OF_GRANULARITY.get(str(said.get("granularity")), {})
     values |= said
     return section(merging.BY_NAME[name], values)

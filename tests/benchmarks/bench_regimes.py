@@ -117,7 +117,10 @@ def row(line: _params.Line, regime: dict, *, base_only: bool) -> list[object]:
         return cells
     cells.append(f"{100 * mean(found['finetuned'] for found in bench.references().values()):.1f}")
     for preset, values, kinds in JOBS.values():
-        found = [bench.run(settings.merge(preset, values), kinds, shuffled(bench.tasks, seed)) for seed in SEEDS]
+        found = [
+            bench.run(settings.merge(preset, values, heads=kinds[0].heads), kinds, shuffled(bench.tasks, seed))
+            for seed in SEEDS
+        ]
         for kind in kinds:
             accuracies = [100 * final(rows, kind) for rows in found]
             cells.append(f"{mean(accuracies):.1f} [{', '.join(f'{value:.1f}' for value in accuracies)}]")

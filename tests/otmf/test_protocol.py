@@ -80,6 +80,25 @@ def test_aligned_heads_see_what_the_rule_allows_drawn_as_the_merge_draws_it() ->
     ]
 
 
+def test_row_whose_merge_depends_on_its_heads_is_parted_as_lines_with_those_heads_would_be() -> None:
+    def told(**row) -> list[tuple[str, tuple[str, ...], float | None]]:
+        heads = ["frozen", "aligned", "all"]
+        found = asked(heads=heads, data={"new": 40, "old": 20, "labels": True}, orders=[42], methods={"x": row})
+        return [
+            (run.name, tuple(kind["heads"] for kind in run.heads), run.merge.get("head_ridge", "none")) for run in found
+        ]
+
+    chosen = settings.merge("default").head_ridge
+    assert told(preset="default") == [
+        ("x.42.0.frozen", ("frozen",), None),
+        ("x.42.0", ("aligned", "all"), chosen),
+    ]
+    assert told(preset="default", heads=["frozen"]) == [("x.42.0", ("frozen",), None)]
+    assert told(preset="default", heads=["aligned"]) == [("x.42.0", ("aligned",), chosen)]
+    assert told(preset="paper") == [("x.42.0", ("frozen", "aligned", "all"), None)]
+    assert told(method="wudi") == [("x.42.0", ("frozen", "aligned", "all"), "none")]
+
+
 def test_what_a_run_is_decides_its_identity() -> None:
     first, inputs = asked()[0], {"data/x": "1"}
     assert first.identity(inputs) == asked()[0].identity(inputs)

@@ -102,6 +102,8 @@ def test_granularity_brings_the_rate_and_retention_of_its_masks_unless_they_are_
     low_rank = settings.merge("default")
     assert taken({}) == taken({"granularity": "low_rank"}) == ("low_rank", low_rank.learning_rate, low_rank.retention)
     assert taken({"granularity": "element"}) == ("element", 0.02, 0.1)
+    frozen = settings.merge("default", {"granularity": "element"}, heads="frozen")
+    assert (frozen.learning_rate, frozen.retention) == (0.02, 0.1)
     assert taken({"granularity": "element", "retention": 0.4}) == ("element", 0.02, 0.4)
     assert taken({"retention": 0.4}, {"granularity": "element"}) == ("element", 0.02, 0.4)
     assert (
@@ -111,6 +113,19 @@ def test_granularity_brings_the_rate_and_retention_of_its_masks_unless_they_are_
     assert settings.merge("default", {"granularity": "element"}, {"method": "wudi"}).method == "wudi"
     with pytest.raises(settings.SettingsError, match="granularity: "):
         settings.merge("default", {"granularity": ["element"]})
+
+
+def test_default_follows_from_whether_heads_stay_frozen_unless_it_is_set() -> None:
+    def taken(heads: str | None, preset: str = "default", **layer) -> tuple[float | None, float, float]:
+        found = settings.merge(preset, layer, heads=heads)
+        return found.head_ridge, found.retention, found.weight_of_old
+
+    assert taken("aligned") == taken("previous") == taken(None) == (0.3, 0.1, 6.0)
+    assert taken("frozen") == (None, 0.3, 12.0)
+    assert taken("frozen", retention=0.2) == (None, 0.2, 12.0)
+    assert taken("frozen", head_ridge=0.5)[0] == 0.5
+    assert taken("frozen", "paper") == taken("aligned", "paper")
+    assert settings.merge("default", {"method": "wudi"}, heads="frozen").method == "wudi"
 
 
 def test_aligned_start_beside_heads_that_stay_frozen_is_refused() -> None:

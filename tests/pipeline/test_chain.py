@@ -206,13 +206,13 @@ def test_status_report_and_predict(onboarded, otmf, tmp_path) -> None:
 def test_methods_are_compared_and_the_line_stays_up_to_date(onboarded, otmf) -> None:
     root, _ = onboarded
     text = otmf("compare", "--line", root, "--orders", "2").stdout
-    for method in ("running_average", "task_arithmetic", "wudi", "otmf_paper", "otmf_default"):
+    for method in ("running_average", "task_arithmetic", "wudi", "otmf_paper", "otmf_frozen_heads", "otmf_default"):
         assert method in text
     assert repro.stale(root) == []
     assert "compare" not in ran(otmf("compare", "--line", root, "--orders", "2"))
     otmf("compare", "--line", root, "--orders", "2", "--trained-orders", "1")
     orders = {row["method"]: row["orders"] for row in compare.summary(layout.Layout(root))}
-    assert orders == dict.fromkeys(compare.METHODS, 2) | {"otmf_paper": 1, "otmf_default": 1}
+    assert orders == dict.fromkeys(compare.METHODS, 2) | {"otmf_paper": 1, "otmf_frozen_heads": 1, "otmf_default": 1}
 
 
 @pytest.mark.parametrize("method", ["running_average", "wudi"])
