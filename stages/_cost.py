@@ -37,14 +37,19 @@ def measured(where: torch.device) -> Iterator[Cost]:
     """The cost of what is done inside, filled in when it ends."""
     found = Cost()
     before = _begin(where)
-    begun = time.perf_counter()
+    begun = clock(where)
     yield found
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
-    found.seconds = time.perf_counter() - begun
+    found.seconds = clock(where) - begun
     found.peak_mib = peak(where)
     if before is not None and found.peak_mib is not None:
         found.added_mib = max(found.peak_mib - before, 0.0)
+
+
+def clock(where: torch.device) -> float:
+    """Seconds, from any time on, once what the device was asked for is done."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    return time.perf_counter()
 
 
 def _begin(where: torch.device) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,9 +40,9 @@ class Kept:
             inputs: as the backbone reads them.
             how: whatever else it depends on.
         """
-        begun = time.perf_counter()
-        path = self.folder / f"{_digest(of, inputs, how)}.safetensors"
         where = next(iter(of.values())).device
+        begun = _cost.clock(where)
+        path = self.folder / f"{_digest(of, inputs, how)}.safetensors"
         if path.exists():
             found = {key: value.to(where) for key, value in checkpoints.load(path).items()}
             said = checkpoints.metadata(path)
@@ -51,14 +50,14 @@ class Kept:
             if (held := _cost.held(where)) is not None:
                 self.peak = max(self.peak, held + above)
         else:
-            held, computing = _cost.held(where), time.perf_counter()
+            held, computing = _cost.held(where), _cost.clock(where)
             found = compute()
-            took, peak = time.perf_counter() - computing, _cost.peak(where)
+            took, peak = _cost.clock(where) - computing, _cost.peak(where)
             above = 0.0 if held is None or peak is None else max(peak - held, 0.0)
             checkpoints.save(
                 {key: value.cpu() for key, value in found.items()}, path, seconds=repr(took), above_mib=repr(above)
             )
-        self.saved += took - (time.perf_counter() - begun)
+        self.saved += took - (_cost.clock(where) - begun)
         return found
 
 
