@@ -175,7 +175,7 @@ class Otmf(Merge):
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
     damping: of `start: curvature`.
     learning_rate: of Adam. What masks of all elements take at 0.02, those of few numbers take at 0.05 to 0.1, and
-        masks of few ranks three times the retention where heads stay frozen (`OF_GRANULARITY`, `OF_HEADS`).
+        masks of few ranks three times the retention where heads stay frozen, and a third of it where the merged model is read through an aligned one (`OF_GRANULARITY`, `OF_HEADS`).
     decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
     rank_share: how many numbers those masks may have, of the elements of each vector: tensors for which they would lower the loss least
@@ -253,12 +253,12 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 0.1,
-        "weight_of_old": 6.0,
+        "retention": 0.03,
+        "weight_of_old": 12.0,
         "gradient_batch": 8,
         "granularity": "low_rank",
         "rank": 4,
-        "head_ridge": 0.3,
+        "head_ridge": 0.1,
         "objective": "logits",
         "decay": "cosine",
         "steps": 50,
@@ -282,7 +282,7 @@ OF_GRANULARITY: dict[str, dict[str, float]] = {
     "sparse": {"learning_rate": 0.1, "retention": 0.1},
 }  # what other masks than those of the preset `default` take in their place (docs/evidence/log.md)
 OF_HEADS: dict[str, dict[str, float | None]] = {
-    "frozen": {"head_ridge": None, "retention": 0.3, "weight_of_old": 12.0},
+    "frozen": {"head_ridge": None, "retention": 0.3},
 }  # what the preset `default` takes where heads stay as they are, by which nothing can be made up
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
           RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip

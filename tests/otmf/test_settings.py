@@ -120,7 +120,7 @@ def test_default_follows_from_whether_heads_stay_frozen_unless_it_is_set() -> No
         found = settings.merge(preset, layer, heads=heads)
         return found.head_ridge, found.retention, found.weight_of_old
 
-    assert taken("aligned") == taken("previous") == taken(None) == (0.3, 0.1, 6.0)
+    assert taken("aligned") == taken("previous") == taken(None) == (0.1, 0.03, 12.0)
     assert taken("frozen") == (None, 0.3, 12.0)
     assert taken("frozen", retention=0.2) == (None, 0.2, 12.0)
     assert taken("frozen", head_ridge=0.5)[0] == 0.5
