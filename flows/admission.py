@@ -152,6 +152,7 @@ def entries(defaults: settings.Defaults, card: cards.Card) -> tuple[settings.Tas
         )
         head_tune = settings.head_tune(defaults.preset, defaults.head_tune)
         merge = settings.merge(defaults.preset, defaults.merge, card.merge, heads=head_tune.heads)
+        settings.require_together(merge, head_tune)
     except settings.SettingsError as error:
         raise settings.SettingsError(f"card {card.name}: {error}") from error
     return chosen, {

@@ -75,9 +75,13 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
     Raises:
         SettingsError, WorkspaceError: naming what is wrong with it, the line or the folder of results.
     """
+    if not config.is_file():
+        raise settings.SettingsError(
+            f"expected a YAML file; received {config}, {'a folder' if config.is_dir() else 'which is not there'}; name the configuration"
+        )
     try:
         content = plain_yaml.load(config.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, YAMLError) as error:
+    except (UnicodeDecodeError, YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise settings.SettingsError(f"expected YAML in {config.name}; received {reason}; mend the file") from error
     asked = protocol.check(content)
@@ -87,6 +91,10 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
     runs = protocol.runs(asked, known)
     tasks = tuple(known) if asked.tasks is None else asked.tasks
     folder = (results or config.with_suffix("")).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise settings.SettingsError(
+            f"expected a folder for the results; received the file {folder}; name a folder with --results"
+        )
     identities = {bench_rows.REFERENCES: _of_references(asked, tasks, line, params)} | bench_rows.identities(
         runs, _inputs(line, params, tasks)
     )

@@ -53,12 +53,12 @@ def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], *, identit
 
 
 def gather(folder: Path, names: Sequence[str]) -> pd.DataFrame:
-    """All rows of some runs, in that order."""
-    return pd.concat([pd.read_parquet(path(folder, name)) for name in names], ignore_index=True)
+    """All rows of some runs, in that order. Raises WorkspaceError for a file that does not read."""
+    return pd.concat([read(path(folder, name)) for name in names], ignore_index=True)
 
 
 def read(file: Path) -> pd.DataFrame:
-    """Rows as `keep` writes them.
+    """Rows as `write` and `keep` write them.
 
     Raises:
         WorkspaceError: if they are not.
@@ -66,7 +66,9 @@ def read(file: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise WorkspaceError(f"expected rows in {file}; received {str(error)[:200]}; run `otmf bench` again") from error
+        raise WorkspaceError(
+            f"expected rows in {file}; received {' '.join(str(error).split())[:200]}; remove that file, and run `otmf bench` again"
+        ) from error
 
 
 def keep(file: Path, rows: pd.DataFrame) -> None:

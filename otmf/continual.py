@@ -101,7 +101,7 @@ def advance(
         report: as in `mask_training.merge_step`.
 
     Raises:
-        ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge.
+        ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge; or if what is merged is not finite.
     """
     if merged_vector is not None and LINES in state:
         merged_vector = layer_scaling.scaled(merged_vector, _factors(merged_vector, state[LINES].tolist()), back=True)
@@ -151,7 +151,17 @@ def _done(
     if options.lines is not None:
         vector = layer_scaling.scaled(vector, _factors(vector, options.lines))
         state[LINES] = torch.tensor(options.lines, dtype=torch.float64)
+    _require_finite(vector, options.method)
     return Step(vector, state, saw, outcome.learned, dissimilarity, outcome.notes)
+
+
+def _require_finite(vector: task_vectors.Vector, method: str) -> None:
+    broken = [key for key, value in vector.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"expected a finite merged vector from method {method}; received NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])}); "
+            "set smaller factors or learning rates"
+        )
 
 
 def _factors(vector: Mapping[str, Tensor], lines: Sequence[float]) -> dict[str, float]:

@@ -176,6 +176,8 @@ def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
         values["method"] = name
     if "seed" in values:
         raise settings.SettingsError("seed: expected none, as `seeds` has them; received one; remove it")
+    if "code_version" in values:
+        raise settings.SettingsError("code_version: expected none, as it is the code's own; received one; remove it")
     options, of_frozen = (_fitted(preset or "default", values, protocol.data, kind) for kind in (None, "frozen"))
     if joint is not False and (joint is not True or options.method not in JOINT):
         raise settings.SettingsError(
@@ -186,6 +188,13 @@ def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
         raise settings.SettingsError(
             f"heads: expected a list of frozen, aligned, previous, all; received {kinds!r}; correct it"
         )
+    if joint and "heads" in given and list(kinds) != ["frozen"]:
+        raise settings.SettingsError(
+            f"heads: expected [frozen] beside joint, as all tasks at once are scored under their frozen heads; received {kinds!r}; leave them out"
+        )
+    kinds = ["frozen"] if joint else kinds
+    if twice := [kind for kind in kinds if list(kinds).count(kind) > 1]:
+        raise settings.SettingsError(f"heads: expected each once; received {twice[0]!r} twice; remove one")
     tuned = _heads(kinds, tune, protocol.data)
     frozen = [found for found in tuned if found.heads == "frozen"]
     others = [found for found in tuned if found.heads != "frozen"]
@@ -200,9 +209,15 @@ def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[setting
             f"head_tune: expected a mapping of settings of heads without `heads` and `seed`, which stand elsewhere; received {str(given)[:60]!r}; "
             "correct it"
         )
-    tuned = tuple(
-        settings.head_tune("default", {"unlabelled_images": rule.new or 1, **given, "heads": kind}) for kind in kinds
-    )
+    try:
+        tuned = tuple(
+            settings.head_tune("default", {"unlabelled_images": rule.new or 1, **given, "heads": kind})
+            for kind in kinds
+        )
+    except settings.SettingsError as error:
+        raise settings.SettingsError(
+            f"{'heads' if str(error).startswith('heads') else 'head_tune'}: {error}"
+        ) from error
     if any(found.heads in ("previous", "all") for found in tuned) and not rule.labels:
         raise settings.SettingsError(
             "heads: expected frozen or aligned ones, as data.labels is false; received others, which are tuned on labels; set data.labels: true"
@@ -222,7 +237,7 @@ def _fitted(preset: str, values: dict[str, Any], rule: DataRule, heads: str | No
     Raises:
         SettingsError: for a bad value, or a method that sees more than the rule allows.
     """
-    if preset not in settings.PRESETS:
+    if not isinstance(preset, str) or preset not in settings.PRESETS:
         raise settings.SettingsError(
             f"preset: expected one of {', '.join(settings.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
         )

@@ -145,12 +145,17 @@ class Step(Section):
 
     @model_validator(mode="after")
     def _aligned_start_is_of_heads_that_will_be(self) -> Step:
-        if getattr(self.merge, "head_ridge", None) is not None and self.head_tune.heads == "frozen":
-            raise ValueError(
-                "expected head_tune.heads other than frozen beside merge.head_ridge, which reads the merged model through a head that is aligned; "
-                "received frozen; leave out head_ridge, or set heads: aligned"
-            )
+        require_together(self.merge, self.head_tune)
         return self
+
+
+def require_together(merge: Merge, head_tune: HeadTune) -> None:
+    """Refuses a merge that reads the merged model through an aligned head, where heads stay frozen. Raises SettingsError."""
+    if getattr(merge, "head_ridge", None) is not None and head_tune.heads == "frozen":
+        raise SettingsError(
+            "expected head_tune.heads other than frozen beside merge.head_ridge, which reads the merged model through a head that is aligned; "
+            "received frozen; leave out head_ridge, or set heads: aligned"
+        )
 
 
 class Gate(Section):
@@ -276,12 +281,20 @@ def chain(steps: dict[str, Step]) -> list[str]:
 
 
 def _preset_mistakes(defaults: Defaults) -> list[str]:
-    mistakes = []
-    for name, read in (("merge", merge), ("head_tune", head_tune)):
-        try:
-            read(defaults.preset, getattr(defaults, name))
-        except SettingsError as error:
-            mistakes.append(f"defaults.{name}: {error}")
+    mistakes, tuned = [], None
+    try:
+        tuned = head_tune(defaults.preset, defaults.head_tune)
+    except SettingsError as error:
+        mistakes.append(f"defaults.head_tune: {error}")
+    try:
+        merged = merge(defaults.preset, defaults.merge, heads=tuned and tuned.heads)
+    except SettingsError as error:
+        return [*mistakes, f"defaults.merge: {error}"]
+    try:
+        if tuned is not None:
+            require_together(merged, tuned)
+    except SettingsError as error:
+        mistakes.append(f"defaults: {error}")
     return mistakes
 
 

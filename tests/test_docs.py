@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from otmf import cards
+from otmf import cards, protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/cards.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -22,3 +23,9 @@ def test_cards_of_the_documentation_are_read(tmp_path, shown) -> None:
 
 def test_there_are_some() -> None:
     assert len(SHOWN) >= 6
+
+
+def test_configuration_of_a_comparison_in_the_documentation_is_one() -> None:
+    page = (ROOT / "docs/bench.md").read_text(encoding="utf-8")
+    content = YAML(typ="safe").load(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    assert protocol.runs(protocol.check(content), content["tasks"])

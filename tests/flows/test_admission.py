@@ -86,6 +86,15 @@ def test_bad_card_is_refused_in_one_sentence_and_the_line_stays(root, tmp_path, 
     assert not list((root / ".otmf/incoming").iterdir())
 
 
+def test_card_that_its_lines_heads_do_not_fit_is_refused_by_its_name(tmp_path) -> None:
+    defaults = settings.Defaults(head_tune={"heads": "frozen"})
+    card = cards.read(makers.card(tmp_path, "bad", merge={"head_ridge": 0.3}))
+    with pytest.raises(settings.SettingsError, match=r"card bad: expected head_tune\.heads other than frozen"):
+        admission.entries(defaults, card)
+    _, entry = admission.entries(defaults, cards.read(makers.card(tmp_path, "good", merge={"steps": 3})))
+    assert (entry["merge"]["head_ridge"], entry["head_tune"]["heads"]) == (None, "frozen")
+
+
 def test_line_with_uncommitted_changes_is_refused(root, tmp_path) -> None:
     params = root / "params.yaml"
     before = params.read_bytes()

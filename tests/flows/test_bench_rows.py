@@ -34,6 +34,15 @@ def test_file_that_does_not_read_is_refused(tmp_path) -> None:
         bench_rows.finished(tmp_path, {"a.42.0": "x"})
 
 
+def test_damage_behind_the_heading_is_told_with_the_file(tmp_path) -> None:
+    bench_rows.write(tmp_path, "a.42.0", ROWS, identity="x")
+    path = bench_rows.path(tmp_path, "a.42.0")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+    with pytest.raises(WorkspaceError, match=r"expected rows in .*a\.42\.0\.parquet; received .*; remove that file"):
+        bench_rows.gather(tmp_path, ["a.42.0"])
+
+
 def test_interrupted_write_leaves_no_file(tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left on device")

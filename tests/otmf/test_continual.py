@@ -53,6 +53,14 @@ def test_memory_holds_all_old_tasks_and_does_not_grow(stream) -> None:
     assert done.saw["pre_images"] == 12
 
 
+def test_merged_vector_that_is_not_finite_is_refused(stream) -> None:
+    stream.step(method="task_arithmetic")
+    with pytest.raises(
+        ValueError, match="expected a finite merged vector from method task_arithmetic; received NaN or infinity"
+    ):
+        stream.step(method="task_arithmetic", lines=[1e200, 1e200])
+
+
 def test_remembered_targets_are_those_of_each_tasks_own_expert(stream) -> None:
     stream.step()
     first = stream.state["memory.targets"].clone()

@@ -49,6 +49,8 @@ def test_method_sees_as_much_as_the_rule_allows_where_it_does_not_say_how_much()
 def test_joint_merge_is_one_run_for_each_seed() -> None:
     found = asked(seeds=[0, 1], methods={"upper": {"method": "tsv_m", "joint": True}})
     assert [(run.joint, run.seed) for run in found] == [(True, 0), (True, 1)]
+    both = asked(heads=["frozen", "aligned"], data={"new": 4}, methods={"upper": {"method": "tsv_m", "joint": True}})
+    assert [[kind["heads"] for kind in run.heads] for run in both] == [["frozen"]]
 
 
 def test_joint_forms_are_those_of_the_table() -> None:
@@ -126,6 +128,11 @@ def test_what_a_run_is_decides_its_identity() -> None:
         ({"methods": {"opcm": {"joint": True}}}, "joint: expected true, and a method whose joint merge is another one"),
         ({"methods": {"wudi": {"heads": "all"}}}, "heads: expected a list"),
         ({"methods": {"wudi": {"heads": ["some"]}}}, "heads: "),
+        ({"methods": {"wudi": {"heads": ["frozen", "frozen"]}}}, "methods.wudi: heads: expected each once; received 'frozen' twice"),
+        ({"methods": {"wudi": {"heads": [["frozen"]]}}}, "heads: "),
+        ({"methods": {"ties": {"joint": True, "heads": ["aligned"]}}}, r"heads: expected \[frozen\] beside joint"),
+        ({"methods": {"x": {"preset": ["default"]}}}, "methods.x: preset: expected one of default"),
+        ({"methods": {"wudi": {"code_version": 99}}}, "code_version: expected none"),
         ({"tasks": ["one", "four"]}, r"tasks: expected tasks of the line \(one, two, three\); received 'four'"),
         ({"tasks": ["one", "one"]}, "tasks: expected each once; received 'one' 2 times"),
         ({"tasks": []}, "tasks: expected at least one; received none"),
@@ -145,7 +152,7 @@ def test_what_a_run_is_decides_its_identity() -> None:
         ({"heads": ["previous"]}, "heads: expected frozen or aligned ones, as data.labels is false"),
         ({"heads": ["aligned"], "data": {"new": 0}}, "heads: expected aligned ones that see at most 0 inputs of the new task.*received 1"),
         ({"methods": {"wudi": {"heads": ["aligned"], "head_tune": {"unlabelled_images": 900}}}}, "as data.new says; received 900"),
-        ({"methods": {"wudi": {"head_tune": {"ridge": 0}}}}, "methods.wudi: ridge: "),
+        ({"methods": {"wudi": {"head_tune": {"ridge": 0}}}}, "methods.wudi: head_tune: ridge: "),
         ({"methods": {"wudi": {"head_tune": ["ridge"]}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"methods": {"wudi": {"head_tune": {"heads": "all"}}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"colour": 1}, "colour: expected a known key"),

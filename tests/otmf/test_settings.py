@@ -140,6 +140,10 @@ def test_aligned_start_beside_heads_that_stay_frozen_is_refused() -> None:
         match=r"steps\.s01: .*expected head_tune.heads other than frozen beside merge.head_ridge.*; received frozen; leave out head_ridge",
     ):
         settings.check(content("frozen"))
+    defaults = {"merge": {"head_ridge": 0.3}, "head_tune": {"heads": "frozen"}}
+    with pytest.raises(settings.SettingsError, match=r"defaults: expected head_tune\.heads other than frozen"):
+        settings.check({"line": "l", "defaults": defaults})
+    settings.check({"line": "l", "defaults": {"head_tune": {"heads": "frozen"}}})
 
 
 @pytest.mark.parametrize("method", ["x", ["otmf"], 3, None])

@@ -205,6 +205,7 @@ def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> Non
         ("tasks: []\nmethods: {wudi: {}}", "tasks: expected at least one"),
         ("tasks: [third]\nmethods: {wudi: {}}", "received 'third'"),
         ("methods: {wudi: {}", "expected YAML in wrong.yaml"),
+        (f"tasks: {'[' * 600}{']' * 600}", "expected YAML in wrong.yaml"),
         ("", "expected a known key|methods"),
     ],
 )
@@ -215,6 +216,18 @@ def test_wrong_configuration_is_one_sentence_and_nothing_runs(otmf, config, tmp_
     assert any(part in done.stderr for part in said.split("|"))
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "wrong").exists()
+
+
+def test_configuration_that_is_no_file_and_results_that_are_no_folder_are_refused(otmf, config, tmp_path) -> None:
+    for wrong, said in ((tmp_path / "none.yaml", "which is not there"), (tmp_path, "a folder")):
+        assert said in otmf("bench", wrong, "--plan", code=1).stderr
+    (tmp_path / "study").write_bytes(
+        config.read_bytes().replace(_line(config).encode(), str((config.parent / _line(config)).resolve()).encode())
+    )
+    assert (
+        "expected a folder for the results; received the file"
+        in otmf("bench", tmp_path / "study", "--plan", code=1).stderr
+    )
 
 
 def _line(config: Path) -> str:
