@@ -169,13 +169,15 @@ class Otmf(Merge):
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
     retention: the part of a change of mean curvature that each step takes back towards where old and new predictions balance, more of a steeper
         one, less of a flatter one (`otmf.retention`), by what earlier steps kept in place of their inputs (`otmf.curvature`). 0: nothing is kept for it.
+    aligned_retention: in the place of `retention` at a step that reads the merged model through an aligned head (`head_ridge`), which has less to lose.
+        None: the same.
     weight_of_old: how much heavier old tasks' curvature counts there, and in `start: curvature`, than the new one's.
     largest_damage: of what old tasks' fine-tuning did to their predictions, the share that a step's start may be foretold to undo; the
         start keeps so much of the new task as stays below. None: no bound.
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
     damping: of `start: curvature`.
     learning_rate: of Adam. What masks of all elements take at 0.02, those of few numbers take at 0.05 to 0.1, and
-        masks of few ranks three times the retention where heads stay frozen, and a third of it where the merged model is read through an aligned one (`OF_GRANULARITY`, `OF_HEADS`).
+        masks of few ranks three times the retention (`OF_GRANULARITY`).
     decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
     rank_share: how many numbers those masks may have, of the elements of each vector: tensors for which they would lower the loss least
@@ -196,6 +198,7 @@ class Otmf(Merge):
     schedule: Literal["constant", "running_mean", "norm_preserving"] = "constant"
     start: Literal["ones", "closed_form", "null_space", "curvature"] = "ones"
     retention: Annotated[float, Field(ge=0)] = 0.0
+    aligned_retention: Annotated[float, Field(ge=0)] | None = None
     weight_of_old: Positive = 1.0
     largest_damage: Positive | None = None
     probes: Count = 1
@@ -223,7 +226,12 @@ class Otmf(Merge):
     @property
     def keeps_curvature(self) -> bool:
         """Whether a step leaves the curvature of its task for the next ones."""
-        return self.start == "curvature" or self.retention > 0 or self.largest_damage is not None
+        return (
+            self.start == "curvature"
+            or self.retention > 0
+            or bool(self.aligned_retention)
+            or self.largest_damage is not None
+        )
 
     @model_validator(mode="after")
     def _reach_is_of_the_divergence(self) -> Otmf:
@@ -253,7 +261,8 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 0.03,
+        "retention": 0.3,
+        "aligned_retention": 0.03,
         "weight_of_old": 12.0,
         "gradient_batch": 8,
         "granularity": "low_rank",
@@ -282,7 +291,7 @@ OF_GRANULARITY: dict[str, dict[str, float]] = {
     "sparse": {"learning_rate": 0.1, "retention": 0.1},
 }  # what other masks than those of the preset `default` take in their place (docs/evidence/log.md)
 OF_HEADS: dict[str, dict[str, float | None]] = {
-    "frozen": {"head_ridge": None, "retention": 0.3},
+    "frozen": {"head_ridge": None},
 }  # what the preset `default` takes where heads stay as they are, by which nothing can be made up
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
           RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip

@@ -43,12 +43,14 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     notes: dict[str, float] = {}
     if old is not None and options.largest_damage is not None:
         start, notes = _bounded(arrival, start, old)
-    kept = _retention(arrival, start, old, new) if old is not None and options.retention and options.steps else None
+    strength = options.retention
     if start is not None and options.head_ridge is not None and options.objective in objectives.ON_PREDICTIONS:
         merged = task_vectors.add(arrival.pretrained, start.vector(arrival.merged_vector, arrival.task_vector))
         if (head := _kept_heads.aligned(arrival, merged)) is not None:
             post = replace(post, predictors=replace(post.predictors, heads=(head,), teachers=post.predictors.heads))
             state |= {f"head.{arrival.count}.aligned": head.weight} if state else {}
+            strength = strength if options.aligned_retention is None else options.aligned_retention
+    kept = _retention(arrival, start, old, new, strength) if old is not None and strength and options.steps else None
     learned = mask_training.merge_step(
         arrival.pretrained,
         arrival.merged_vector,
@@ -120,7 +122,11 @@ def _bounded(
 
 
 def _retention(
-    arrival: _table.Arrival, start: fusion.Start, of_old: curvature.Curvature, of_new: curvature.Curvature
+    arrival: _table.Arrival,
+    start: fusion.Start,
+    of_old: curvature.Curvature,
+    of_new: curvature.Curvature,
+    strength: float,
 ) -> Retention:
     """Towards the start, where it is the one at which old and new predictions balance; else towards that one."""
     options = arrival.options
@@ -128,7 +134,7 @@ def _retention(
         anchor = start.vector(arrival.merged_vector, arrival.task_vector)
     else:
         anchor = _balanced(arrival, of_old, of_new)
-    return Retention(of_old.scaled(options.weight_of_old).plus(of_new), anchor, options.retention)
+    return Retention(of_old.scaled(options.weight_of_old).plus(of_new), anchor, strength)
 
 
 def _balanced(arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature) -> task_vectors.Vector:

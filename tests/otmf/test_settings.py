@@ -118,11 +118,11 @@ def test_granularity_brings_the_rate_and_retention_of_its_masks_unless_they_are_
 def test_default_follows_from_whether_heads_stay_frozen_unless_it_is_set() -> None:
     def taken(heads: str | None, preset: str = "default", **layer) -> tuple[float | None, float, float]:
         found = settings.merge(preset, layer, heads=heads)
-        return found.head_ridge, found.retention, found.weight_of_old
+        return found.head_ridge, found.retention, found.aligned_retention
 
-    assert taken("aligned") == taken("previous") == taken(None) == (0.1, 0.03, 12.0)
-    assert taken("frozen") == (None, 0.3, 12.0)
-    assert taken("frozen", retention=0.2) == (None, 0.2, 12.0)
+    assert taken("aligned") == taken("previous") == taken(None) == (0.1, 0.3, 0.03)
+    assert taken("frozen")[:2] == (None, 0.3)
+    assert taken("frozen", retention=0.2)[:2] == (None, 0.2)
     assert taken("frozen", head_ridge=0.5)[0] == 0.5
     assert taken("frozen", "paper") == taken("aligned", "paper")
     assert settings.merge("default", {"method": "wudi"}, heads="frozen").method == "wudi"

@@ -270,6 +270,20 @@ def test_head_that_would_fit_what_is_particular_to_few_inputs_is_not_aligned(bac
     assert "method.otmf.head.2.aligned" not in line.state
 
 
+@pytest.mark.parametrize(("ridge", "strength"), [(10.0, 0.03), (0.1, 3.0)])  # aligned, and not (the tests above)
+def test_retention_is_that_of_how_the_model_was_read(backbone, ridge, strength) -> None:
+    def merged(**values) -> task_vectors.Vector:
+        line = Line(backbone, **ALIGNED | {"head_ridge": ridge, "steps": 3, "learning_rate": 0.1} | values)
+        line.step(1)
+        return line.step(2).vector
+
+    found = merged(retention=3.0, aligned_retention=0.03)
+    same, other = merged(retention=strength), merged(retention=3.03 - strength)
+    for key, value in found.items():
+        torch.testing.assert_close(value, same[key])
+    assert task_vectors.norm(task_vectors.subtract(same, other)) > 1e-4
+
+
 def test_objectives_on_features_align_no_head(backbone) -> None:
     line = Line(backbone, objective="mse", head_ridge=0.1, steps=1)
     line.head = lambda count: None
