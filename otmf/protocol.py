@@ -59,6 +59,25 @@ class Protocol(Section):
     after: Literal["every_step", "own_and_last"] = "every_step"
     methods: Annotated[dict[cards.Slug, dict[str, Any] | None], Field(min_length=1)]
 
+    @field_validator("line")
+    @classmethod
+    def _can_be_a_path(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("expected the path of a folder; received one with a null byte; correct it")
+        return value
+
+    @field_validator("orders", mode="before")
+    @classmethod
+    def _seeds_or_lists(cls, values: Any) -> Any:
+        """One sentence for what is neither, in the place of one for each kind that it is not."""
+        for value in values if isinstance(values, list | tuple) else ():
+            seed = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+            if not seed and not isinstance(value, list | tuple):
+                raise ValueError(
+                    f"expected seeds, whole numbers from 0 to 2^31 - 1, or lists of tasks; received {str(value)[:60]!r}; correct it"
+                )
+        return values
+
     @field_validator("orders", "seeds", "heads")
     @classmethod
     def _once_each(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
