@@ -81,9 +81,8 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
         )
     try:
         content = plain_yaml.load(config.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise settings.SettingsError(f"expected YAML in {config.name}; received {reason}; mend the file") from error
+    except (YAMLError, RecursionError, ValueError) as error:
+        raise workspace.not_yaml(config.name, error) from error
     asked = protocol.check(content)
     line = workspace.open_line(line or (Path() if asked.line is None else config.parent / asked.line))
     params = workspace.params(line)

@@ -256,14 +256,14 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise _not_yaml(path.name, error) from error
+        raise not_yaml(path.name, error) from error
 
 
 def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
     try:
         document = load(text)
-    except (YAMLError, RecursionError) as error:
-        raise _not_yaml(name, error) from error
+    except (YAMLError, RecursionError, ValueError) as error:
+        raise not_yaml(name, error) from error
     if not isinstance(document, dict):
         raise settings.SettingsError(
             f"expected a mapping of sections in {name}; received {type(document).__name__}; restore the file"
@@ -271,7 +271,8 @@ def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
     return document
 
 
-def _not_yaml(name: str, error: Exception) -> settings.SettingsError:
+def not_yaml(name: str, error: Exception) -> settings.SettingsError:
+    """The refusal of a text that does not read."""
     reason = " ".join(str(error).split())[:300]
     return settings.SettingsError(f"expected YAML in {name}; received {reason}; mend the file")
 

@@ -235,7 +235,7 @@ def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[setting
         )
     except settings.SettingsError as error:
         raise settings.SettingsError(
-            f"{'heads' if str(error).startswith('heads') else 'head_tune'}: {error}"
+            str(error) if str(error).startswith("heads: ") else f"head_tune: {error}"
         ) from error
     if any(found.heads in ("previous", "all") for found in tuned) and not rule.labels:
         raise settings.SettingsError(

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from otmf import cards, merging
+from otmf import _order, cards, merging
+from otmf._order import FIRST
 from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
 from otmf.merging import PRESETS, AnyMerge, Merge, Otmf
-
-FIRST = "s00"
 
 
 class SettingsError(ValueError):
@@ -214,7 +213,7 @@ def check(content: Any) -> Params:
         raise SettingsError(
             f"params.yaml: expected a mapping of sections; received {type(content).__name__}; restore the file"
         )
-    mistakes = _order_mistakes(content)
+    mistakes = _order.mistakes(content)
     params = None
     try:
         params = Params.model_validate(content)
@@ -296,64 +295,3 @@ def _preset_mistakes(defaults: Defaults) -> list[str]:
     except SettingsError as error:
         mistakes.append(f"defaults: {error}")
     return mistakes
-
-
-def _order_mistakes(content: dict[str, Any]) -> list[str]:
-    tasks, steps = content.get("tasks") or {}, content.get("steps") or {}
-    if not isinstance(tasks, dict) or not isinstance(steps, dict):
-        return []
-    mistakes = []
-    for name in tasks:
-        try:
-            cards.check_slug(str(name))
-        except ValueError as error:
-            mistakes.append(f"tasks: {error}")
-    merged: dict[str, str] = {}
-    followed: dict[str, str] = {}
-    for position, (name, step) in enumerate(steps.items(), start=1):
-        if not isinstance(step, dict):
-            continue
-        if name != f"s{position:02d}":
-            mistakes.append(
-                f"steps: expected s{position:02d} as the name of step {position}; received {name!r}; number the "
-                "steps without a gap"
-            )
-        task, previous = step.get("task"), step.get("previous")
-        if not isinstance(task, str) or task not in tasks:
-            mistakes.append(
-                f"steps.{name}.task: expected one of the tasks ({', '.join(map(str, tasks)) or 'none yet'}); received "
-                f"{task!r}; add the task or correct the name"
-            )
-        elif task in merged:
-            mistakes.append(
-                f"steps.{name}.task: expected a task not merged before; received {task!r}, which {merged[task]} "
-                "merges already; remove one of the two"
-            )
-        merged.setdefault(str(task), str(name))
-        if previous != FIRST and (not isinstance(previous, str) or previous not in steps):
-            mistakes.append(
-                f"steps.{name}.previous: expected {FIRST} or another step; received {previous!r}, which is unknown; "
-                "correct it"
-            )
-        elif str(previous) in followed:
-            mistakes.append(
-                f"steps.{name}.previous: expected a step that nothing follows; received {previous!r}, which "
-                f"{followed[str(previous)]} follows already; make the steps one chain"
-            )
-        followed.setdefault(str(previous), str(name))
-    mistakes.extend(_cycle(steps))
-    return mistakes
-
-
-def _cycle(steps: dict[str, Any]) -> list[str]:
-    for start in steps:
-        seen, current = [], start
-        while current in steps and current not in seen:
-            seen.append(current)
-            current = steps[current].get("previous") if isinstance(steps[current], dict) else None
-        if current == start:
-            return [
-                f"steps.{start}.previous: expected a chain that ends at {FIRST}; received a cycle "
-                f"({' -> '.join([*map(str, seen), str(start)])}); correct one `previous`"
-            ]
-    return []
