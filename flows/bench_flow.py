@@ -73,4 +73,5 @@ def _local(workers: int) -> dict[str, Any]:
         "processes": True,
         "memory_limit": 0,
         "dashboard_address": None,
+        "preload": "flows.bench_worker",
     }

@@ -137,28 +137,28 @@ def test_rows_of_another_configuration_are_not_mixed_in(otmf, done, config) -> N
 
 def test_killed_comparison_goes_on_where_it_was(otmf, prefect_server, warm_interpreter, config, tmp_path) -> None:
     results = tmp_path / "killed"
-    extra = {"PREFECT_API_URL": prefect_server, **warm_interpreter}
-    command = [
-        str(Path(sys.executable).parent / "otmf"),
-        "bench",
-        str(config),
-        "--results",
-        str(results),
-        "--workers",
-        "1",
-    ]
-    with (tmp_path / "log").open("wb") as log:
-        running = subprocess.Popen(
-            command, env=process.environment(extra), stdout=log, stderr=log, start_new_session=True
-        )
-    production.until(lambda: len(list((results / "rows").glob("*.parquet"))) >= 2, 300)
+    running = _begun({"PREFECT_API_URL": prefect_server, **warm_interpreter}, config, results, tmp_path / "log")
+    production.until(lambda: len(_rows(results)) >= 2, 300)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
-    kept = {path: path.stat().st_mtime_ns for path in (results / "rows").glob("*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in _rows(results)}
     production.until(lambda: not _children(str(results)), 60)
     otmf("bench", config, "--results", results)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(pd.read_parquet(results / "rows.parquet").groupby(["method", "order"])) == 7
+
+
+def test_interrupted_comparison_says_so_in_one_line(prefect_server, warm_interpreter, config, tmp_path) -> None:
+    results, log = tmp_path / "interrupted", tmp_path / "log"
+    running = _begun({"PREFECT_API_URL": prefect_server, **warm_interpreter}, config, results, log)
+    production.until(lambda: len(_rows(results)) >= 1, 300)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the command and its workers at once
+    assert running.wait(60) == 130
+    said = log.read_text(encoding="utf-8")
+    assert said.splitlines()[-1].startswith("otmf: interrupted; ")
+    assert "Traceback" not in said
+    assert "Error" not in said
+    production.until(lambda: not _group(running.pid), 60)
 
 
 def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> None:
@@ -232,6 +232,27 @@ def test_configuration_that_is_no_file_and_results_that_are_no_folder_are_refuse
 
 def _line(config: Path) -> str:
     return next(line for line in config.read_text().splitlines() if line.startswith("line:")).partition(": ")[2]
+
+
+def _begun(extra: dict[str, str], config: Path, results: Path, log: Path) -> subprocess.Popen:
+    """The command with one worker, in a process group of its own."""
+    command = [str(Path(sys.executable).parent / "otmf"), "bench", str(config), "--results", str(results), "--workers", "1"]  # fmt: skip
+    with log.open("wb") as written:
+        return subprocess.Popen(
+            command, env=process.environment(extra), stdout=written, stderr=written, start_new_session=True
+        )
+
+
+def _rows(results: Path) -> list[Path]:
+    return list((results / "rows").glob("*.parquet"))
+
+
+def _group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _children(mark: str) -> list[str]:
