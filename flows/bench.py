@@ -89,6 +89,8 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
     known = [params.steps[step].task for step in settings.chain(params.steps)]
     runs = protocol.runs(asked, known)
     tasks = tuple(known) if asked.tasks is None else asked.tasks
+    if asked.score == "validation":
+        _require_left(line, tasks, asked.data.new)
     folder = (results or config.with_suffix("")).resolve()
     if folder.exists() and not folder.is_dir():
         raise settings.SettingsError(
@@ -205,6 +207,18 @@ def _title(planned: Plan) -> dict[str, Any]:
         "old": rule.old,
         "labels": rule.labels,
     }
+
+
+def _require_left(line: layout.Layout, tasks: Sequence[str], drawn: int) -> None:
+    """Raises SettingsError if merges draw all unlabelled inputs of a task, so that none is left to score."""
+    for task in tasks:
+        path = line.manifest(task)
+        count = json.loads(path.read_text(encoding="utf-8"))["parts"]["unlabelled"]["images"] if path.exists() else None
+        if count is not None and count <= drawn:
+            raise settings.SettingsError(
+                f"score: expected more than the {drawn} unlabelled inputs of {task} that data.new leaves to merges; received {count}; lower data.new, "
+                "leave out the task, or score the test inputs"
+            )
 
 
 def _inputs(line: layout.Layout, params: settings.Params, tasks: Sequence[str]) -> dict[str, str]:

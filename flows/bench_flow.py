@@ -72,6 +72,6 @@ def _local(workers: int) -> dict[str, Any]:
         "threads_per_worker": 1,
         "processes": True,
         "memory_limit": 0,
-        "dashboard_address": None,
+        "dashboard_address": ":0",  # a port that is free
         "preload": "flows.bench_worker",
     }

@@ -13,7 +13,7 @@ from scipy import stats
 from flows import bench_damage, report
 from otmf import metrics
 
-LEVEL = 0.05
+RESAMPLES = 100_000
 COSTS = ("seconds", "added_mib", "state_mib")  # of a step
 HEADS = {"frozen": "", "aligned": ", heads aligned", "previous": ", previous head tuned", "all": ", all heads tuned"}
 
@@ -35,13 +35,16 @@ def summarised(rows: pd.DataFrame, references: pd.DataFrame) -> dict[str, Any]:
     tasks = list(finetuned)
     found = [_method(name, kind, own, finetuned) for (name, kind), own in rows.groupby(["method", "heads"], sort=False)]
     best = max((row for row in found if not row["joint"]), key=lambda row: np.mean(row["accs"]), default=None)
+    tests = [] if best is None else _tests(found, best)
     return {
         "task_names": tasks,
         "base": {"acc": float(references["base"].mean()), **dict(zip(tasks, references["base"], strict=True))},
         "finetuned": {"acc": float(references["finetuned"].mean()), **finetuned},
         "methods": found,
+        "forgets": any(row["forgetting"] for row in found),
         "best": None if best is None else best["label"],
-        "tests": [] if best is None else _tests(found, best),
+        "tests": tests,
+        "least_p": least_corrected([test["pairs"] for test in tests]),
         "pairs": bench_damage.by_pair(
             {row["label"]: row["merges"] for row in found if len(row["merges"])} if _of_pairs(rows) else {}
         ),
@@ -80,7 +83,9 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "keys": [f"{order}.{seed}" for order, seed in accs],
         "acc": spread(accs.values()),
         "bwt": spread(metrics.backward_transfer(matrix) for matrix in chains.values()),
-        "forgetting": spread(np.mean(list(metrics.forgetting(matrix).values())) for matrix in chains.values()),
+        "forgetting": spread(np.mean(list(metrics.forgetting(matrix).values())) for matrix in chains.values())
+        if all(_whole(matrix) for matrix in chains.values())
+        else None,
         "normalised": spread(metrics.normalised_accuracy(matrix, finetuned) for matrix in matrices.values())
         if all(value > 0 for value in finetuned.values())
         else None,
@@ -118,10 +123,12 @@ def _trend(later: pd.DataFrame, key: str) -> tuple[float, float | None] | None:
 
 
 def _sees(rows: pd.DataFrame) -> str:
-    """What its merges saw at most, in words."""
+    """What its merges, and the heads after them, saw at most, in words."""
     new, old = int(rows["new_inputs"].max()), int(rows["old_inputs"].max())
     parts = [f"{new} new" if new else "", f"{old} old" if old else ""]
-    return " + ".join(part for part in parts if part) or "nothing"
+    told = " + ".join(part for part in parts if part) or "nothing"
+    read = int(rows["head_inputs"].max()) if "head_inputs" in rows else 0
+    return f"{told}; heads {read} {'new' if rows['heads'].iloc[0] == 'aligned' else 'labelled'}" if read else told
 
 
 def _own(matrix: pd.DataFrame) -> pd.Series:
@@ -131,14 +138,15 @@ def _own(matrix: pd.DataFrame) -> pd.Series:
 
 def _after(matrices: Any) -> dict[int, tuple[float, float | None]]:
     """Step -> mean accuracy on the tasks seen so far, where all of them were scored."""
-    whole = [
-        matrix
-        for matrix in matrices
-        if all(matrix.iloc[place].notna().sum() == place + 1 for place in range(len(matrix)))
-    ]
+    whole = [matrix for matrix in matrices if _whole(matrix)]
     if not whole:
         return {}
     return {step: spread(matrix.iloc[step - 1].mean() for matrix in whole) for step in range(1, len(whole[0]) + 1)}
+
+
+def _whole(matrix: pd.DataFrame) -> bool:
+    """Whether all tasks so far were scored after every step."""
+    return all(matrix.iloc[place].notna().sum() == place + 1 for place in range(len(matrix)))
 
 
 def _dropped(matrices: Any) -> dict[int, tuple[float, float | None]]:
@@ -181,7 +189,7 @@ def p_value(differences: np.ndarray) -> float:
     if not np.any(differences):
         return 1.0
     found = stats.permutation_test(
-        (differences,), lambda values: float(np.mean(values)), permutation_type="samples", n_resamples=100_000, rng=0,
+        (differences,), lambda values: float(np.mean(values)), permutation_type="samples", n_resamples=RESAMPLES, rng=0,
         vectorized=False,
     )  # fmt: skip
     return float(found.pvalue)
@@ -194,6 +202,11 @@ def holm(values: Sequence[float]) -> list[float]:
         so_far = max(so_far, min(1.0, (len(values) - rank) * values[place]))
         corrected[place] = so_far
     return corrected
+
+
+def least_corrected(pairs: Sequence[int]) -> float | None:
+    """The least p that so many tests of so many pairs can have after Holm's correction: two of the signs' 2^n ways, or of the drawn ones."""
+    return min((min(1.0, len(pairs) * max(2.0 ** (1 - count), 2 / RESAMPLES)) for count in pairs), default=None)
 
 
 def spread(values: Any) -> tuple[float, float | None] | None:

@@ -10,4 +10,8 @@ from typing import Any
 def dask_setup(worker: Any) -> None:
     """Called by Dask in the worker's process before its first run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)  # it warns of the run that was ended
+    for name in (
+        "distributed.worker",
+        "distributed.worker.state_machine",
+    ):  # what goes on while the workers are ended is no news
+        logging.getLogger(name).setLevel(logging.CRITICAL)

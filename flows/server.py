@@ -151,7 +151,7 @@ def require_named() -> None:
     if not url:
         raise ConnectionError(
             "expected the address of a Prefect server in PREFECT_API_URL; received none; start one with `prefect server "
-            "start` and set it, or use `otmf onboard`, which needs none"
+            "start` and set it, or use commands that start their own (`otmf onboard`, or `otmf bench` without --cluster)"
         )
     require(url)
 

@@ -51,6 +51,14 @@ def compare(
 
 
 @app.command()
+def methods() -> None:
+    """List the merge methods: where they were published, what their merges see, their settings and what those are by default."""
+    from flows import method_list
+
+    out.print(method_list.table())
+
+
+@app.command()
 def bench(
     config: Annotated[
         Path, typer.Argument(help="YAML: the line, its tasks, orders, methods, what merges may see (docs/bench.md).")
@@ -77,8 +85,10 @@ def bench(
     from flows import bench as comparison
 
     with clear_failures():
+        if peer and plan:
+            raise ValueError("expected --peer or --plan; received both; --peer has no plan, leave out either")
         found = comparison.plan(config, results, line)
-        if peer and not plan:
+        if peer:
             from flows import bench_peer
 
             out.print(bench_peer.run(found).read_text(encoding="utf-8"), markup=False)

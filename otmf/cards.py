@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
 import string
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +22,13 @@ MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel = 2
+_KINDS = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}  # what pydantic calls otherwise
 RESERVED_NAMES = ("pretrained", "compare", "retrain", "rollback")
 
 
@@ -33,10 +42,10 @@ def check_slug(name: str) -> str:
         shown = name if len(name) <= 60 else name[:57] + "..."
         raise ValueError(
             f"expected a name of at most {MAX_NAME_LENGTH} lower-case letters, digits, - and _ that starts "
-            f"with a letter; received {shown!r}; rename the task"
+            f"with a letter; received {shown!r}; rename it"
         )
     if name in RESERVED_NAMES:
-        raise ValueError(f"expected a name other than {', '.join(RESERVED_NAMES)}; received {name!r}; rename the task")
+        raise ValueError(f"expected a name other than {', '.join(RESERVED_NAMES)}; received {name!r}; rename it")
     return name
 
 
@@ -290,15 +299,33 @@ def dump(card: Card) -> str:
     return stream.getvalue()
 
 
-def describe_errors(error: ValidationError) -> str:
-    """All mistakes of a pydantic error in one line, each with the place it stands at."""
-    return "; ".join(_describe(mistake) for mistake in error.errors())
+def describe_errors(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """All mistakes of a pydantic error in one line, each with the place it stands at.
+
+    Args:
+        known: the keys of the section itself, so that an unknown one can be told what it may be.
+    """
+    mistakes = error.errors()
+    places = [mistake["loc"] for mistake in mistakes]
+    return "; ".join(
+        _describe(mistake, known)
+        for mistake in mistakes
+        if not (
+            mistake["type"] == "too_short"
+            and any(
+                len(place) > len(mistake["loc"]) and place[: len(mistake["loc"])] == mistake["loc"] for place in places
+            )
+        )
+    )
 
 
-def _describe(mistake: Any) -> str:
-    place = ".".join(str(part) for part in mistake["loc"]) or "as a whole"
+def _describe(mistake: Any, known: Iterable[str]) -> str:
+    place = ".".join(str(part) for part in mistake["loc"] if part != "[key]") or "as a whole"
     if mistake["type"] == "extra_forbidden":
-        return f"{place}: expected a known key; received an unknown one; remove it or correct its spelling"
+        near = difflib.get_close_matches(str(mistake["loc"][-1]), list(known) if len(mistake["loc"]) == 1 else [], n=1)
+        return f"{place}: expected a known key; received an unknown one; {f'write {near[0]}, or remove it' if near else 'remove it or correct its spelling'}"
+    if mistake["type"] in _KINDS:
+        return f"{place}: expected {_KINDS[mistake['type']]}; received {_SHOWN.repr(mistake['input'])}; correct it"
     if mistake["type"] == "missing":
         return f"{place}: expected a value; received none; add it"
     text = mistake["msg"].removeprefix("Value error, ")

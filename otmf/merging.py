@@ -297,6 +297,28 @@ MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMa
           RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip
 BY_NAME: dict[str, type[Merge]] = {model.model_fields["method"].default: model for model in MODELS}
 
+SOURCES: dict[str, str] = {
+    "otmf": "arXiv:2511.19561",
+    "running_average": "arXiv:2203.05482",
+    "task_arithmetic": "arXiv:2212.04089",
+    "ties": "arXiv:2306.01708",
+    "ties_published": "arXiv:2306.01708",
+    "dare": "arXiv:2311.03099",
+    "magmax": "arXiv:2407.06322",
+    "opcm": "arXiv:2501.09522",
+    "null_space": "arXiv:2509.21413",
+    "nufilt": "arXiv:2509.21413",
+    "dop": "openreview:zD5cUX67b9",
+    "iso_c": "arXiv:2502.04959",
+    "tsv_m": "arXiv:2412.00081",
+    "wudi": "arXiv:2503.08099",
+    "adamerging_task_wise": "arXiv:2310.02575",
+    "adamerging_layer_wise": "arXiv:2310.02575",
+    "distillation": "arXiv:1503.02531",
+    "regmean": "arXiv:2212.09849",
+    "lot": "arXiv:2505.23859",
+}  # where each method was published
+
 
 def _method(values: Any) -> str:
     """The method that a section names; the default where it names none."""

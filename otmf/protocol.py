@@ -228,6 +228,10 @@ def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[setting
             f"head_tune: expected a mapping of settings of heads without `heads` and `seed`, which stand elsewhere; received {str(given)[:60]!r}; "
             "correct it"
         )
+    if "aligned" in kinds and not rule.new:
+        raise settings.SettingsError(
+            "heads: expected data.new above 0 beside aligned heads, which read inputs of the new task; received 0; raise it or leave them out"
+        )
     try:
         tuned = tuple(
             settings.head_tune("default", {"unlabelled_images": rule.new or 1, **given, "heads": kind})
@@ -251,7 +255,8 @@ def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[setting
 
 
 def _fitted(preset: str, values: dict[str, Any], rule: DataRule, heads: str | None) -> merging.Merge:
-    """The settings of a method before heads of that kind; how many inputs it sees is what the rule allows, where the row itself does not say it.
+    """The settings of a method before heads of that kind; how many inputs it sees is what the rule allows, where the row itself does not say it. Where
+    that is no old one, a method that would remember some remembers none.
 
     Raises:
         SettingsError: for a bad value, or a method that sees more than the rule allows.
@@ -261,6 +266,12 @@ def _fitted(preset: str, values: dict[str, Any], rule: DataRule, heads: str | No
             f"preset: expected one of {', '.join(settings.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
         )
     options = settings.merge(preset, values, heads=heads)
+    if (
+        not rule.old
+        and getattr(options, "pre_images", None) == "memory"
+        and not {"pre_images", "memory_size"} & set(values)
+    ):
+        options = settings.merge(preset, {**values, "pre_images": "none"}, heads=heads)
     allowed = {"unlabelled_images": rule.new, "memory_size": rule.old}
     filled = {key: most for key, most in allowed.items() if hasattr(options, key) and key not in values and most}
     options = settings.section(type(options), {**options.model_dump(), **filled})
@@ -273,9 +284,11 @@ def _require_allowed(options: merging.Merge, rule: DataRule) -> None:
     old = getattr(options, "memory_size", 0) if kind in ("memory", "previous_task") else 0
     for what, wanted, most in (("new", new, rule.new), ("old", old, rule.old)):
         if wanted > most:
+            remedy = "set pre_images: none" if what == "old" else "lower unlabelled_images"
             raise settings.SettingsError(
                 f"expected a method that sees at most {most} {'inputs of the new task' if what == 'new' else 'remembered inputs of old tasks'}, "
-                f"as data.{what} says; received {options.method}, which sees {wanted}; raise data.{what} or change the method's settings"
+                f"as data.{what} says{'' if what in rule.model_fields_set else ' where it is left out'}; received {options.method}, which sees {wanted}; "
+                f"raise data.{what}, or {remedy} in the row"
             )
 
 

@@ -266,7 +266,7 @@ def section(model: type[Any], values: dict[str, Any]) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(cards.describe_errors(error)) from error
+        raise SettingsError(cards.describe_errors(error, model.model_fields)) from error
 
 
 def chain(steps: dict[str, Step]) -> list[str]:

@@ -23,11 +23,13 @@ class _Scores:
         tune: which heads are tuned, and how.
         heads: task -> head.
         rows: step, task, accuracy, and what the step was.
+        read: how many inputs of the new task heads were aligned on, or labelled ones of all tasks tuned on, after the last merge.
     """
 
     tune: settings.HeadTune
     heads: dict[str, heads.Head]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    read: int = 0
 
     def due(self, order: Sequence[str], count: int) -> Sequence[str]:
         """The tasks whose heads are tuned on labels after the step of that number."""
@@ -149,6 +151,7 @@ class Bench:
         )
         for found in due:
             inputs = self._once(_encoder.for_heads, tasks[-1], found.tune)
+            found.read = len(inputs)
             found.heads, _ = alignment.after_step(
                 found.heads, self.heads, tasks, teach=lambda read: self.encoder.teach(model, read).cpu(), inputs=inputs,
                 targets=taught(inputs) if len(inputs) else torch.empty(0), kept=memory.from_tensors(left), ridge=found.tune.ridge, ridge_of_old=found.tune.ridge_of_old,
@@ -167,22 +170,28 @@ class Bench:
     ) -> None:
         state = task_vectors.add(self.pretrained, merged)
         for found in scores:
-            for task in found.due(order, count):
-                found.heads[task] = self._tuned(found.heads[task], state, task, found.tune)
+            due = [(task, _encoder.labelled(self.line, task, found.tune)) for task in found.due(order, count)]
+            if found.tune.heads in ("previous", "all"):
+                found.read = sum(len(given[1]) for _, given in due if given is not None)
+            for task, given in due:
+                if given is not None:
+                    found.heads[task] = heads.tune(
+                        found.heads[task], self.encoder.teach(state, given[0]).cpu(), given[1], options=found.tune
+                    )
         for task in scored:
             features, labels = self.encoder.teach(state, self.tests[task][0]).cpu(), self.tests[task][1]
             for found in scores:
                 accuracy = heads.accuracy(found.heads[task], features, labels)
                 found.rows.append(
-                    {"heads": found.tune.heads, "step": count, "task": task, "accuracy": accuracy, **facts}
+                    {
+                        "heads": found.tune.heads,
+                        "head_inputs": found.read,
+                        "step": count,
+                        "task": task,
+                        "accuracy": accuracy,
+                        **facts,
+                    }
                 )
-
-    def _tuned(self, head: heads.Head, state: task_vectors.State, task: str, options: settings.HeadTune) -> heads.Head:
-        given = _encoder.labelled(self.line, task, options)
-        if given is None:
-            return head
-        inputs, labels = given
-        return heads.tune(head, self.encoder.teach(state, inputs).cpu(), labels, options=options)
 
     def _taught(self, tau: task_vectors.Vector) -> Callable[[np.ndarray], Tensor] | None:
         if self.kept is None:

@@ -29,6 +29,7 @@ TORCH_FREE = {
     "layout",
     "ledger",
     "lineage",
+    "merging",
     "metrics",
     "packaged",
     "protocol",

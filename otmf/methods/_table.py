@@ -84,14 +84,12 @@ class Method:
     Attributes:
         step: the merge of one arrival.
         sees: what it declares to see, and is given.
-        source: the paper.
         reads_first: whether, with those settings, it reads the first task's inputs too.
         joint: the same method on all task vectors at once, where that is another merge: (vectors, options) -> merged vector.
     """
 
     step: Callable[[Arrival], Outcome]
     sees: Literal["nothing", "unlabelled"]
-    source: str
     reads_first: Callable[[settings.Merge], bool] = lambda options: False
     joint: Callable[[Sequence[Mapping[str, Tensor]], settings.Merge], task_vectors.Vector] | None = None
 

@@ -148,3 +148,37 @@ def test_one_task_has_no_backward_transfer(tmp_path) -> None:
     title = titled(["one"], orders=1)
     bench_tables.write(tmp_path, pd.DataFrame(only), REFERENCES[:1], title=title)
     assert "| a | nothing | 1 | 90.0 |  |  |" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+
+
+def test_what_heads_read_is_told_beside_what_merges_saw() -> None:
+    aligned = rows("a", heads="aligned", new_inputs=8, head_inputs=16)
+    tuned = rows("a", heads="all", old_inputs=4, head_inputs=40)
+    assert [row["sees"] for row in summary(rows("a", head_inputs=0), aligned, tuned)["methods"]] == [
+        "nothing",
+        "8 new; heads 16 new",
+        "4 old; heads 40 labelled",
+    ]
+
+
+def test_forgetting_is_told_only_where_every_step_was_scored() -> None:
+    four = pd.DataFrame([
+        {**rows("a")[0], "order": "42", "step": step, "task": task, "accuracy": value}
+        for step, task, value in [(1, "x", 0.5), (2, "x", 0.9), (2, "one", 0.8), (3, "x", 0.6), (3, "one", 0.7), (3, "two", 0.8)]
+    ])  # fmt: skip
+    references = pd.DataFrame({"task": ["x", "one", "two"], "base": [0.5] * 3, "finetuned": [0.9] * 3})
+    told = bench_tables.summarised(four, references)
+    assert told["forgets"]
+    assert told["methods"][0]["forgetting"][0] == pytest.approx(
+        (0.3 + 0.1) / 2
+    )  # the best of any step before, not that of its own
+    missing = four[~((four["step"] == 2) & (four["task"] == "x"))]
+    told = bench_tables.summarised(missing, references)
+    assert not told["forgets"]
+    assert told["methods"][0]["bwt"][0] == pytest.approx((0.1 - 0.1) / 2)
+
+
+def test_least_p_is_that_of_differences_of_one_sign() -> None:
+    assert bench_tables.p_value(np.ones(5)) == pytest.approx(bench_tables.least_corrected([5]))
+    assert bench_tables.least_corrected([10] * 27) == pytest.approx(27 * 2 / 1024)
+    assert bench_tables.least_corrected([2, 2]) == 1.0
+    assert bench_tables.least_corrected([]) is None

@@ -27,7 +27,7 @@ def test_card_is_read_and_written_back(tmp_path) -> None:
 def test_name_that_is_not_a_slug_is_refused(tmp_path, name) -> None:
     import json
 
-    with pytest.raises(cards.CardError, match=r"name: expected a name .* received .*; rename the task"):
+    with pytest.raises(cards.CardError, match=r"name: expected a name .* received .*; rename it"):
         read(tmp_path, f"name: {json.dumps(name)}\nsource: npz\npath: x.npz\n")
 
 

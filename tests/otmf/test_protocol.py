@@ -46,6 +46,18 @@ def test_method_sees_as_much_as_the_rule_allows_where_it_does_not_say_how_much()
     ]
 
 
+def test_method_that_would_remember_remembers_nothing_where_the_rule_has_no_old_input() -> None:
+    run = asked(data={"new": 40, "old": 0}, orders=[42], methods={"default": {"preset": "default"}, "said": {"preset": "default", "pre_images": "none"}})  # fmt: skip
+    assert run[0].merge == run[1].merge
+    assert run[0].merge["pre_images"] == "none"
+
+
+def test_mistake_within_a_list_is_not_also_a_list_too_short() -> None:
+    with pytest.raises(settings.SettingsError) as raised:
+        asked(heads=["tuned"])
+    assert "at least 1 item" not in str(raised.value)
+
+
 def test_joint_merge_is_one_run_for_each_seed() -> None:
     found = asked(seeds=[0, 1], methods={"upper": {"method": "tsv_m", "joint": True}})
     assert [(run.joint, run.seed) for run in found] == [(True, 0), (True, 1)]
@@ -147,13 +159,19 @@ def test_what_a_run_is_decides_its_identity() -> None:
         ({"pairs": True, "methods": {"ties": {"joint": True}}}, "joint: expected none beside pairs"),
         ({"orders": [42, 42]}, "orders: .*each once; received 42 twice"),
         ({"data": {"new": 0}, "methods": {"lot": None}}, "at most 0 inputs of the new task, as data.new says; received lot"),
-        ({"methods": {"default": {"preset": "default"}}}, "at most 0 remembered inputs of old tasks, as data.old says; received otmf"),
+        ({"methods": {"paper": {"preset": "paper"}}}, "at most 0 remembered inputs of old tasks, as data.old says where it is left out; received otmf"),
+        ({"data": {"old": 0}, "methods": {"x": {"preset": "default", "memory_size": 9}}}, "as data.old says; received otmf, which sees 9; raise data.old, or set pre_images: none in the row"),
+        ({"data": {"new": 0}, "heads": ["aligned"]}, "expected data.new above 0 beside aligned heads"),
+        ({"orders": 42}, "orders: expected a list; received 42"),
+        ({"methods": ["wudi"]}, "methods: expected a mapping; received"),
+        ({"methods": {"My_Row": {"method": "wudi"}}}, "methods.My_Row: expected a name of at most .* rename it"),
+        ({"taks": ["one"]}, "taks: expected a known key; received an unknown one; write tasks, or remove it"),
+        ({"methods": {"opcm": {"treshold": 0.4}}}, "methods.opcm: treshold: .*; write threshold, or remove it"),
         (
             {"data": {"old": 9}, "methods": {"paper": {"preset": "paper", "memory_size": 10}}},
             "at most 9 remembered inputs of old tasks.*received otmf, which sees 10",
         ),
         ({"heads": ["previous"]}, "heads: expected frozen or aligned ones, as data.labels is false"),
-        ({"heads": ["aligned"], "data": {"new": 0}}, "heads: expected aligned ones that see at most 0 inputs of the new task.*received 1"),
         ({"methods": {"wudi": {"heads": ["aligned"], "head_tune": {"unlabelled_images": 900}}}}, "as data.new says; received 900"),
         ({"methods": {"wudi": {"head_tune": {"ridge": 0}}}}, "methods.wudi: head_tune: ridge: "),
         ({"methods": {"wudi": {"head_tune": ["ridge"]}}}, "head_tune: expected a mapping of settings of heads without"),

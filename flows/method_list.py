@@ -1,0 +1,47 @@
+"""The methods that `merge.method` may name, with what they see and their settings, as a table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from otmf import merging, settings
+
+
+def table() -> Table:
+    """One line for each method; below the last, what the presets of `otmf` set otherwise."""
+    shown = Table(
+        title="merge.method, and what its settings are where nothing is said",
+        caption=_presets(),
+        caption_justify="left",
+    )
+    for column in ("method", "source", "merges see", "settings"):
+        shown.add_column(column, overflow="fold")
+    for name, model in merging.BY_NAME.items():
+        shown.add_row(name, merging.SOURCES[name], _sees(model), _told(_own(model)))
+    return shown
+
+
+def _own(model: type[merging.Merge]) -> dict[str, object]:
+    """What a method has beside that which all have."""
+    return {key: field.default for key, field in model.model_fields.items() if key not in merging.Merge.model_fields}
+
+
+def _sees(model: type[merging.Merge]) -> str:
+    if "unlabelled_images" not in model.model_fields:
+        return "no input"
+    return "unlabelled new inputs" + (", old ones as pre_images says" if "memory_size" in model.model_fields else "")
+
+
+def _told(values: dict[str, object]) -> str:
+    return ", ".join(
+        f"{key} {'none' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in values.items()
+    )
+
+
+def _presets() -> str:
+    said = [
+        f"otmf with preset: {name} has {_told(merging.PRESETS[name]) or 'the settings above'}"
+        for name in settings.PRESETS
+    ]
+    return "\n".join(["All have left_out, lines and seed.", *said])
