@@ -200,7 +200,7 @@ def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> Non
     ("content", "said"),
     [
         ("methods: {wodi: {}}", "methods.wodi: method: expected one of otmf"),
-        ("methods: {default: {preset: default}}", "remembered inputs of old tasks, as data.old says"),
+        ("methods: {paper: {preset: paper}}", "remembered inputs of old tasks, as data.old says"),
         ("orders: [[first]]\nmethods: {wudi: {}}", "orders: expected a seed or an order of the 2 tasks"),
         ("tasks: []\nmethods: {wudi: {}}", "tasks: expected at least one"),
         ("tasks: [third]\nmethods: {wudi: {}}", "received 'third'"),

@@ -129,7 +129,8 @@ def test_inputs_are_not_modified() -> None:
 
 def test_every_method_of_the_settings_is_in_the_table_with_a_source() -> None:
     assert set(merging.BY_NAME) == set(methods.METHODS)
-    assert all(method.source.startswith(("arXiv:", "openreview:")) for method in methods.METHODS.values())
+    assert list(merging.SOURCES) == list(methods.METHODS)
+    assert all(source.startswith(("arXiv:", "openreview:")) for source in merging.SOURCES.values())
 
 
 def test_method_that_declares_to_see_nothing_is_given_nothing() -> None:
