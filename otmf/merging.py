@@ -261,7 +261,7 @@ class Otmf(Merge):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         "start": "curvature",
-        "retention": 0.3,
+        "retention": 0.1,
         "aligned_retention": 0.03,
         "weight_of_old": 12.0,
         "gradient_batch": 8,
@@ -285,8 +285,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "transport": {},
 }
+OF_OLD_INPUTS: dict[str, dict[str, float]] = {
+    "none": {"retention": 0.3},
+    "new_task": {"retention": 0.3},
+}  # what the preset `default` takes where no old input is seen, that would correct it
 OF_GRANULARITY: dict[str, dict[str, float]] = {
-    "element": {"learning_rate": 0.02, "retention": 0.1},
+    "element": {"learning_rate": 0.02, "retention": 0.1, "aligned_retention": 0.01},
     "tensor": {"learning_rate": 0.1},
     "sparse": {"learning_rate": 0.1, "retention": 0.1},
 }  # what other masks than those of the preset `default` take in their place (docs/evidence/log.md)

@@ -228,8 +228,8 @@ def check(content: Any) -> Params:
 def merge(preset: str, *layers: dict[str, Any], heads: str | None = None) -> Merge:
     """The merge settings of a preset with single values replaced, later layers over earlier ones.
 
-    A layer that was written for another method than the last one named gives only what every method has; so does the preset. Where a layer names
-    the granularity of masks, what no layer says follows from it (`merging.OF_GRANULARITY`).
+    A layer that was written for another method than the last one named gives only what every method has; so does the preset. Where a layer of the preset `default`
+    names the granularity of masks or the old inputs, what no layer says follows from them (`merging.OF_GRANULARITY`, `merging.OF_OLD_INPUTS`).
 
     Args:
         heads: the kind that the step ends with, as in `HeadTune`; None: any that change. Of the preset `default` what no layer says follows from
@@ -251,6 +251,8 @@ def merge(preset: str, *layers: dict[str, Any], heads: str | None = None) -> Mer
         values |= PRESETS[preset]
         if preset == "default":
             values |= merging.OF_HEADS.get(heads or "", {})
+            seen = "none" if said.get("memory_size") == 0 else str(said.get("pre_images"))
+            values |= merging.OF_OLD_INPUTS.get(seen, {})
             values |= merging.OF_GRANULARITY.get(str(said.get("granularity")), {})
     values |= said
     return section(merging.BY_NAME[name], values)

@@ -115,13 +115,28 @@ def test_granularity_brings_the_rate_and_retention_of_its_masks_unless_they_are_
         settings.merge("default", {"granularity": ["element"]})
 
 
+def test_default_is_drawn_back_more_firmly_where_it_sees_no_old_input_unless_it_is_set() -> None:
+    def retention(preset="default", **layer) -> float:
+        return settings.merge(preset, layer).retention
+
+    assert retention() == retention(pre_images="memory") == retention(pre_images="previous_task") == 0.1
+    assert retention(pre_images="none") == retention(pre_images="new_task") == retention(memory_size=0) == 0.3
+    assert retention(pre_images="none", retention=0.2) == 0.2
+    assert retention(pre_images="none", granularity="element") == 0.1
+    assert retention("transport", pre_images="none") == 0.0
+    assert settings.merge("default", {"granularity": "element"}).aligned_retention == 0.01
+    for unusual in ([], {}, 0):
+        with pytest.raises(settings.SettingsError, match="pre_images: "):
+            retention(pre_images=unusual)
+
+
 def test_default_follows_from_whether_heads_stay_frozen_unless_it_is_set() -> None:
     def taken(heads: str | None, preset: str = "default", **layer) -> tuple[float | None, float, float]:
         found = settings.merge(preset, layer, heads=heads)
         return found.head_ridge, found.retention, found.aligned_retention
 
-    assert taken("aligned") == taken("previous") == taken(None) == (0.1, 0.3, 0.03)
-    assert taken("frozen")[:2] == (None, 0.3)
+    assert taken("aligned") == taken("previous") == taken(None) == (0.1, 0.1, 0.03)
+    assert taken("frozen")[:2] == (None, 0.1)
     assert taken("frozen", retention=0.2)[:2] == (None, 0.2)
     assert taken("frozen", head_ridge=0.5)[0] == 0.5
     assert taken("frozen", "paper") == taken("aligned", "paper")
