@@ -32,3 +32,13 @@ def test_configurations_of_a_comparison_in_the_documentation_are_such() -> None:
     for text in shown:
         content = YAML(typ="safe").load(text)
         assert protocol.runs(protocol.check(content), content.get("tasks", ["one", "two"]))
+
+
+def test_sections_of_the_evidence_on_methods_are_listed_before_them() -> None:
+    page = (ROOT / "docs/evidence/methods.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    listed = re.findall(r"\[([^]]+)\]\(#([^)]+)\)", page.partition(f"## {sections[0]}")[0])
+    assert [name for name, _ in listed] == sections
+    assert [place for _, place in listed] == [
+        re.sub(r"[^a-z0-9 -]", "", name.lower()).replace(" ", "-") for name in sections
+    ]
