@@ -160,6 +160,11 @@ def test_what_heads_read_is_told_beside_what_merges_saw() -> None:
     ]
 
 
+def test_rows_that_do_not_say_what_heads_read_stand_beside_those_that_do() -> None:
+    earlier, now = rows("a"), rows("b", heads="aligned", head_inputs=16)
+    assert [row["sees"] for row in summary(earlier, now)["methods"]] == ["nothing", "nothing; heads 16 new"]
+
+
 def test_forgetting_is_told_only_where_every_step_was_scored() -> None:
     four = pd.DataFrame([
         {**rows("a")[0], "order": "42", "step": step, "task": task, "accuracy": value}
