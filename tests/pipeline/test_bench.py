@@ -235,12 +235,13 @@ def _line(config: Path) -> str:
 
 
 def _begun(extra: dict[str, str], config: Path, results: Path, log: Path) -> subprocess.Popen:
-    """The command with one worker, in a process group of its own."""
+    """The command with one worker, in a process group of its own; it hears an interrupt even if these tests, begun in the background, do not."""
     command = [str(Path(sys.executable).parent / "otmf"), "bench", str(config), "--results", str(results), "--workers", "1"]  # fmt: skip
     with log.open("wb") as written:
         return subprocess.Popen(
-            command, env=process.environment(extra), stdout=written, stderr=written, start_new_session=True
-        )
+            command, env=process.environment(extra), stdout=written, stderr=written, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
 def _rows(results: Path) -> list[Path]:
