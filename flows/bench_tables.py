@@ -127,9 +127,8 @@ def _sees(rows: pd.DataFrame) -> str:
     new, old = int(rows["new_inputs"].max()), int(rows["old_inputs"].max())
     parts = [f"{new} new" if new else "", f"{old} old" if old else ""]
     told = " + ".join(part for part in parts if part) or "nothing"
-    read = (
-        int(rows["head_inputs"].fillna(0).max()) if "head_inputs" in rows else 0
-    )  # rows of earlier releases have none
+    told_of_heads = "head_inputs" in rows  # rows of earlier releases have none
+    read = int(rows["head_inputs"].fillna(0).max()) if told_of_heads else 0
     return f"{told}; heads {read} {'new' if rows['heads'].iloc[0] == 'aligned' else 'labelled'}" if read else told
 
 

@@ -10,8 +10,6 @@ from typing import Any
 def dask_setup(worker: Any) -> None:
     """Called by Dask in the worker's process before its first run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in (
-        "distributed.worker",
-        "distributed.worker.state_machine",
-    ):  # what goes on while the workers are ended is no news
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("distributed.worker").setLevel(
+        logging.CRITICAL
+    )  # runs that fail say so themselves, workers that end need not

@@ -44,4 +44,15 @@ def _presets() -> str:
         f"otmf with preset: {name} has {_told(merging.PRESETS[name]) or 'the settings above'}"
         for name in settings.PRESETS
     ]
-    return "\n".join(["All have left_out, lines and seed.", *said])
+    others = [
+        *(f"where heads stay {kind} {_told(values)}" for kind, values in merging.OF_HEADS.items()),
+        *(f"with pre_images {kind} {_told(values)}" for kind, values in merging.OF_OLD_INPUTS.items()),
+        *(f"with granularity {kind} {_told(values)}" for kind, values in merging.OF_GRANULARITY.items()),
+    ]
+    return "\n".join(
+        [
+            "All have left_out, lines and seed.",
+            *said,
+            f"preset: default has, where nothing else is said, {'; '.join(others)}",
+        ]
+    )

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows import compare, series, server, warm, workspace
-from otmf import cards, layout, packaged
+from otmf import cards, layout, packaged, validation
 
 FOLDER = "data/recipes"
 TABLES = "tables.md"
@@ -243,7 +243,9 @@ def _read(path: Path) -> Recipe:
             raise YAMLError("aliases that repeat it many times over")
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise workspace.WorkspaceError(f"recipe {path.name}: {cards.describe_errors(error)}") from error
+        raise workspace.WorkspaceError(
+            f"recipe {path.name}: {validation.described(error, Recipe.model_fields)}"
+        ) from error
     except (YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise workspace.WorkspaceError(

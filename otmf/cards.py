@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import reprlib
 import string
-from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,20 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from otmf import packaged
+from otmf import packaged, validation
 
 MAX_CARD_BYTES = 1 << 20
 MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
-_SHOWN = reprlib.Repr()
-_SHOWN.maxlevel = 2
-_KINDS = {
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-}  # what pydantic calls otherwise
 RESERVED_NAMES = ("pretrained", "compare", "retrain", "rollback")
 
 
@@ -184,7 +172,7 @@ class Card(_Strict):
             )
         if self.dataset is not None and self.dataset not in packaged.DATASETS:
             raise ValueError(
-                f"expected a data set of torchvision ({', '.join(packaged.DATASETS)}); received {_SHOWN.repr(self.dataset)}; choose one of them, or "
+                f"expected a data set of torchvision ({', '.join(packaged.DATASETS)}); received {validation.shown(self.dataset)}; choose one of them, or "
                 "bring the pictures as a folder"
             )
         return self
@@ -299,41 +287,6 @@ def dump(card: Card) -> str:
     return stream.getvalue()
 
 
-def describe_errors(error: ValidationError, known: Iterable[str] = ()) -> str:
-    """All mistakes of a pydantic error in one line, each with the place it stands at.
-
-    Args:
-        known: the keys of the section itself, so that an unknown one can be told what it may be.
-    """
-    mistakes = error.errors()
-    places = [mistake["loc"] for mistake in mistakes]
-    return "; ".join(
-        _describe(mistake, known)
-        for mistake in mistakes
-        if not (
-            mistake["type"] == "too_short"
-            and any(
-                len(place) > len(mistake["loc"]) and place[: len(mistake["loc"])] == mistake["loc"] for place in places
-            )
-        )
-    )
-
-
-def _describe(mistake: Any, known: Iterable[str]) -> str:
-    place = ".".join(str(part) for part in mistake["loc"] if part != "[key]") or "as a whole"
-    if mistake["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(mistake["loc"][-1]), list(known) if len(mistake["loc"]) == 1 else [], n=1)
-        return f"{place}: expected a known key; received an unknown one; {f'write {near[0]}, or remove it' if near else 'remove it or correct its spelling'}"
-    if mistake["type"] in _KINDS:
-        return f"{place}: expected {_KINDS[mistake['type']]}; received {_SHOWN.repr(mistake['input'])}; correct it"
-    if mistake["type"] == "missing":
-        return f"{place}: expected a value; received none; add it"
-    text = mistake["msg"].removeprefix("Value error, ")
-    if text.startswith("expected"):
-        return f"{place}: {text}"
-    return f"{place}: {text}; received {_SHOWN.repr(mistake['input'])}; correct it"
-
-
 def says_each_thing_once(content: Any) -> bool:
     """Whether a document of YAML stays small with every alias written out."""
     count, left = 0, [content]
@@ -371,4 +324,4 @@ def _parse(model: type[Any], path: Path) -> Any:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise CardError(f"card {path}: {describe_errors(error)}") from error
+        raise CardError(f"card {path}: {validation.described(error, model.model_fields)}") from error

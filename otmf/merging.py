@@ -177,7 +177,7 @@ class Otmf(Merge):
     probes, gradient_batch: how the new task's curvature is measured, as in `otmf.curvature.of_predictions`.
     damping: of `start: curvature`.
     learning_rate: of Adam. What masks of all elements take at 0.02, those of few numbers take at 0.05 to 0.1, and
-        masks of few ranks three times the retention (`OF_GRANULARITY`).
+        masks of few ranks, where no old input is seen, three times the retention (`OF_GRANULARITY`, `OF_OLD_INPUTS`).
     decay: of the learning rate over the steps, down to zero.
     rank: of `granularity: low_rank`.
     rank_share: how many numbers those masks may have, of the elements of each vector: tensors for which they would lower the loss least

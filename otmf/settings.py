@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from otmf import _order, cards, merging
+from otmf import _order, cards, merging, validation
 from otmf._order import FIRST
 from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
 from otmf.merging import PRESETS, AnyMerge, Merge, Otmf
@@ -219,7 +219,12 @@ def check(content: Any) -> Params:
         params = Params.model_validate(content)
         mistakes += _preset_mistakes(params.defaults)
     except ValidationError as error:
-        mistakes.insert(0, re.sub(rf"(?<=\.merge\.)({'|'.join(merging.BY_NAME)})\.", "", cards.describe_errors(error)))
+        mistakes.insert(
+            0,
+            re.sub(
+                rf"(?<=\.merge\.)({'|'.join(merging.BY_NAME)})\.", "", validation.described(error, Params.model_fields)
+            ),
+        )
     if mistakes:
         raise SettingsError("params.yaml: " + "; ".join(mistakes))
     return params
@@ -268,7 +273,7 @@ def section(model: type[Any], values: dict[str, Any]) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(cards.describe_errors(error, model.model_fields)) from error
+        raise SettingsError(validation.described(error, model.model_fields)) from error
 
 
 def chain(steps: dict[str, Step]) -> list[str]:

@@ -33,6 +33,7 @@ TORCH_FREE = {
     "metrics",
     "packaged",
     "protocol",
+    "validation",
     "reference",
     "settings",
     "splits",
