@@ -20,6 +20,7 @@ from otmf.backbones._backbone import Backbone, Foreign
 
 BUFFERS = ("position_ids", "token_type_ids")
 HEAD = "lm_head.weight"
+WORTH = 128  # tokens that are not computed: for fewer, one more pass through the encoder is not made
 # What a configuration may say that would fetch or run other code than transformers' own, or build in another precision.
 LEFT_OUT = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config",
             "dtype", "torch_dtype")  # fmt: skip
@@ -107,13 +108,22 @@ class Text(Backbone):
         return (found != self.pad).sum(axis=1)
 
     def features(self, state: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """As `Backbone.features`; columns in which every text of the batch is over are not computed."""
-        used = (inputs != self.pad).any(dim=0).nonzero()
+        """As `Backbone.features`; texts of like length are computed together, without the columns in which all of them are over."""
         own = {key: value for key, value in state.items() if key != HEAD}
-        return self.pooled(
-            lambda given: torch.func.functional_call(self.skeleton, own, (), given),
-            inputs[:, : int(used.max()) + 1 if len(used) else 1],
-        )
+        places = torch.arange(1, inputs.shape[1] + 1, device=inputs.device)
+        ends = ((inputs != self.pad) * places).amax(dim=1).clamp(min=1)
+
+        def computed(rows: Tensor) -> Tensor:
+            return self.pooled(
+                lambda given: torch.func.functional_call(self.skeleton, own, (), given),
+                inputs[rows, : int(ends[rows].max())],
+            )
+
+        order = ends.argsort(stable=True)
+        cuts = _cuts(ends[order].tolist()) if inputs.device.type == "cpu" else []
+        if not cuts:
+            return computed(torch.arange(len(inputs), device=inputs.device))
+        return torch.cat([computed(rows) for rows in order.tensor_split(cuts)])[order.argsort()]
 
     def pooled(self, call: Callable[[dict[str, Any]], Any], inputs: Tensor) -> Tensor:
         """Features (n, d) of tokens (n, any length), by a function that runs the model."""
@@ -225,6 +235,21 @@ class Text(Backbone):
             weights={"model.safetensors": dict(state)},
             copies={"tokenizer.json": self.tokens},
         )
+
+
+def _cuts(lengths: Sequence[int], begin: int = 0) -> list[int]:
+    """Where to part texts that are ordered by length, so that few columns are computed in which a text is over.
+
+    Args:
+        lengths: tokens of each, ascending.
+        begin: added to each position.
+    """
+    count = len(lengths)
+    spared = {cut: cut * (lengths[-1] - lengths[cut - 1]) for cut in range(1, count)}
+    cut = max(spared, key=spared.__getitem__, default=0)
+    if not cut or spared[cut] < WORTH:
+        return []
+    return [*_cuts(lengths[:cut], begin), begin + cut, *_cuts(lengths[cut:], begin + cut)]
 
 
 class _Whole(nn.Module):

@@ -100,6 +100,41 @@ def test_features_do_not_depend_on_what_else_is_in_the_batch(folder) -> None:
         torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("make", [bert, t5])
+def test_texts_of_unlike_lengths_are_computed_apart(folder, make, monkeypatch) -> None:
+    backbone = make(folder)
+    state = {key: value.requires_grad_() for key, value in backbone.initial_state(seed=1).items()}
+    inputs = backbone.prepare(np.tile(tokens(backbone), (16, 1)))[torch.randperm(64)]
+    seen = []
+    pooled = type(backbone).pooled
+    monkeypatch.setattr(
+        type(backbone), "pooled", lambda self, call, part: seen.append(part.shape) or pooled(self, call, part)
+    )
+
+    def found() -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        features = backbone.features(state, inputs)
+        return features, torch.autograd.grad(features.square().mean(), list(state.values()), allow_unused=True)
+
+    apart = found()
+    lengths = (inputs != backbone.pad).sum(dim=1)
+    assert len(seen) > 1
+    assert sum(rows for rows, _ in seen) == len(inputs)
+    assert sum(rows * columns for rows, columns in seen) < 0.8 * len(inputs) * int(lengths.max())
+    monkeypatch.setattr("otmf.backbones.text.WORTH", 10**9)
+    seen.clear()
+    together = found()
+    assert seen == [(len(inputs), int(lengths.max()))]
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cuts"),
+    [([], []), ([5], []), ([5] * 100, []), ([1, 130], [1]), ([2, 129], []), ([10] * 8 + [40] * 8 + [200], [8, 16])],
+)
+def test_cuts_are_made_where_they_spare_enough(lengths, cuts) -> None:
+    assert backbones.text._cuts(lengths) == cuts
+
+
 def test_gradients_reach_the_state(folder) -> None:
     for backbone in (bert(folder), t5(folder)):
         state = {key: value.requires_grad_() for key, value in backbone.initial_state(seed=1).items()}
