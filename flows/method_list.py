@@ -45,7 +45,7 @@ def _presets() -> str:
         for name in settings.PRESETS
     ]
     others = [
-        *(f"where heads stay {kind} {_told(values)}" for kind, values in merging.OF_HEADS.items()),
+        *(f"with head_tune.heads {kind} {_told(values)}" for kind, values in merging.OF_HEADS.items()),
         *(f"with pre_images {kind} {_told(values)}" for kind, values in merging.OF_OLD_INPUTS.items()),
         *(f"with granularity {kind} {_told(values)}" for kind, values in merging.OF_GRANULARITY.items()),
     ]

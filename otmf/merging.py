@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
+from otmf._section import MOST, Count, CountOrNone, Fraction, NamePattern, Positive, Section, Seed
 
 DEFAULT = "otmf"
 SHARED_ONCE = frozenset(
@@ -135,11 +135,11 @@ class Lot(_NewInputs):
 class AdaMergingTaskWise(Merge):
     method: Literal["adamerging_task_wise"] = "adamerging_task_wise"
     coefficient: Positive = 0.3
-    steps: Annotated[int, Field(ge=0)] = 50
+    steps: CountOrNone = 50
     learning_rate: Positive = 1e-3
     batch_size: Count = 16
     pre_images: Literal["memory", "none"] = "none"
-    memory_size: Annotated[int, Field(ge=0)] = 300
+    memory_size: CountOrNone = 300
     remember_targets: Literal[True] = True
     unlabelled_images: Count = 300
 
@@ -154,11 +154,11 @@ class Distillation(Merge):
     method: Literal["distillation"] = "distillation"
     start: Literal["merged", "sum"] = "merged"
     objective: Literal["mse", "l1", "logits", "kl"] = "mse"
-    steps: Annotated[int, Field(ge=0)] = 100
+    steps: CountOrNone = 100
     learning_rate: Positive = 1e-4
     batch_size: Count = 16
     pre_images: Literal["previous_task", "memory", "none"] = "memory"
-    memory_size: Annotated[int, Field(ge=0)] = 300
+    memory_size: CountOrNone = 300
     remember_targets: bool = True
     unlabelled_images: Count = 300
 
@@ -214,12 +214,12 @@ class Otmf(Merge):
     epsilon: Positive = 0.05
     reach: Positive | None = None
     alternate: bool = False
-    steps: Annotated[int, Field(ge=0)] = 100
+    steps: CountOrNone = 100
     learning_rate: Positive = 0.02
     decay: Literal["none", "cosine"] = "none"
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = 16
     pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
-    memory_size: Annotated[int, Field(ge=0)] = 300
+    memory_size: CountOrNone = 300
     remember_targets: bool = True
     unlabelled_images: Count = 300
 
@@ -296,7 +296,9 @@ OF_GRANULARITY: dict[str, dict[str, float]] = {
 }  # what other masks than those of the preset `default` take in their place (docs/evidence/log.md)
 OF_HEADS: dict[str, dict[str, float | None]] = {
     "frozen": {"head_ridge": None},
-}  # what the preset `default` takes where heads stay as they are, by which nothing can be made up
+    "previous": {"head_ridge": None},
+    "all": {"head_ridge": None},
+}  # what the preset `default` takes where the new task's head will not be aligned: it stays, or labels tune it, which makes up for less
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
           RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip
 BY_NAME: dict[str, type[Merge]] = {model.model_fields["method"].default: model for model in MODELS}

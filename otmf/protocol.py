@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from otmf import cards, merging, settings
-from otmf._section import Section, Seed
+from otmf._section import CountOrNone, Section, Seed
 
 ORDERS = tuple(range(42, 52))
 JOINT = ("ties", "tsv_m", "wudi")  # methods whose merge of all tasks at once is another one
@@ -26,8 +26,8 @@ class DataRule(Section):
     heads may be tuned on labelled inputs after a merge.
     """
 
-    new: Annotated[int, Field(ge=0)] = 300
-    old: Annotated[int, Field(ge=0)] = 0
+    new: CountOrNone = 300
+    old: CountOrNone = 0
     labels: bool = False
 
 
@@ -185,7 +185,7 @@ class _Row:
 
 
 def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
-    """What a row asks for: one merge for all its heads; or two, where one for heads that stay frozen has other settings."""
+    """What a row asks for: one merge for all its heads; or several, where some kinds of heads bring other settings (`merging.OF_HEADS`)."""
     values = dict(given)
     if values.get("joint") and protocol.pairs:
         raise settings.SettingsError("joint: expected none beside pairs; received one; leave out either")
@@ -197,7 +197,7 @@ def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
         raise settings.SettingsError("seed: expected none, as `seeds` has them; received one; remove it")
     if "code_version" in values:
         raise settings.SettingsError("code_version: expected none, as it is the code's own; received one; remove it")
-    options, of_frozen = (_fitted(preset or "default", values, protocol.data, kind) for kind in (None, "frozen"))
+    options = _fitted(preset or "default", values, protocol.data, None)
     if joint is not False and (joint is not True or options.method not in JOINT):
         raise settings.SettingsError(
             f"joint: expected true, and a method whose joint merge is another one ({', '.join(JOINT)}); received {joint!r} for "
@@ -214,12 +214,24 @@ def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
     kinds = ["frozen"] if joint else kinds
     if twice := [kind for kind in kinds if list(kinds).count(kind) > 1]:
         raise settings.SettingsError(f"heads: expected each once; received {twice[0]!r} twice; remove one")
-    tuned = _heads(kinds, tune, protocol.data)
-    frozen = [found for found in tuned if found.heads == "frozen"]
-    others = [found for found in tuned if found.heads != "frozen"]
-    if options == of_frozen or not others or not frozen:
-        return [_Row(name, "", options if others else of_frozen, tuple(tuned), bool(joint))]
-    return [_Row(name, "frozen", of_frozen, tuple(frozen), False), _Row(name, "", options, tuple(others), False)]
+    merges: list[tuple[merging.Merge, list[settings.HeadTune]]] = []
+    for found in _heads(kinds, tune, protocol.data):
+        own = _fitted(preset or "default", values, protocol.data, found.heads)
+        same = next((heads for merge, heads in merges if merge == own), None)
+        if same is None:
+            merges.append((own, [found]))
+        else:
+            same.append(found)
+    return [
+        _Row(name, _part(heads) if len(merges) > 1 and merge != options else "", merge, tuple(heads), bool(joint))
+        for merge, heads in merges
+    ]
+
+
+def _part(heads: Sequence[settings.HeadTune]) -> str:
+    """What a merge of its own for some heads is called: the first of them that has settings of its own."""
+    found = {each.heads for each in heads}
+    return next(kind for kind in merging.OF_HEADS if kind in found)
 
 
 def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[settings.HeadTune, ...]:

@@ -104,9 +104,15 @@ def test_row_whose_merge_depends_on_its_heads_is_parted_as_lines_with_those_head
 
     chosen = settings.merge("default").head_ridge
     assert told(preset="default") == [
-        ("x.42.0.frozen", ("frozen",), None),
-        ("x.42.0", ("aligned", "all"), chosen),
+        ("x.42.0.frozen", ("frozen", "all"), None),
+        ("x.42.0", ("aligned",), chosen),
     ]
+    assert told(preset="default", heads=["previous", "aligned", "frozen"]) == [
+        ("x.42.0.frozen", ("previous", "frozen"), None),
+        ("x.42.0", ("aligned",), chosen),
+    ]
+    assert told(preset="default", heads=["aligned", "all"])[1] == ("x.42.0.all", ("all",), None)
+    assert told(preset="default", heads=["all", "previous"]) == [("x.42.0", ("all", "previous"), None)]
     assert told(preset="default", heads=["frozen"]) == [("x.42.0", ("frozen",), None)]
     assert told(preset="default", heads=["aligned"]) == [("x.42.0", ("aligned",), chosen)]
     assert told(preset="paper") == [("x.42.0", ("frozen", "aligned", "all"), None)]

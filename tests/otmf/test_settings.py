@@ -130,13 +130,13 @@ def test_default_is_drawn_back_more_firmly_where_it_sees_no_old_input_unless_it_
             retention(pre_images=unusual)
 
 
-def test_default_follows_from_whether_heads_stay_frozen_unless_it_is_set() -> None:
+def test_default_follows_from_whether_the_new_head_will_be_aligned_unless_it_is_set() -> None:
     def taken(heads: str | None, preset: str = "default", **layer) -> tuple[float | None, float, float]:
         found = settings.merge(preset, layer, heads=heads)
         return found.head_ridge, found.retention, found.aligned_retention
 
-    assert taken("aligned") == taken("previous") == taken(None) == (0.1, 0.1, 0.03)
-    assert taken("frozen")[:2] == (None, 0.1)
+    assert taken("aligned") == taken(None) == (0.1, 0.1, 0.03)
+    assert taken("frozen")[:2] == taken("previous")[:2] == taken("all")[:2] == (None, 0.1)
     assert taken("frozen", retention=0.2)[:2] == (None, 0.2)
     assert taken("frozen", head_ridge=0.5)[0] == 0.5
     assert taken("frozen", "paper") == taken("aligned", "paper")
@@ -159,6 +159,14 @@ def test_aligned_start_beside_heads_that_stay_frozen_is_refused() -> None:
     with pytest.raises(settings.SettingsError, match=r"defaults: expected head_tune\.heads other than frozen"):
         settings.check({"line": "l", "defaults": defaults})
     settings.check({"line": "l", "defaults": {"head_tune": {"heads": "frozen"}}})
+
+
+@pytest.mark.parametrize(("key", "least"), [("steps", 0), ("memory_size", 0), ("rank", 1), ("batch_size", 2)])
+def test_counts_are_within_what_a_machine_counts_to(key, least) -> None:
+    assert getattr(settings.merge("default", {key: least}), key) == least
+    for wrong in (least - 1, 10**30):
+        with pytest.raises(settings.SettingsError, match=rf"^{key}: .*received {wrong}"):
+            settings.merge("default", {key: wrong})
 
 
 @pytest.mark.parametrize("method", ["x", ["otmf"], 3, None])
