@@ -55,14 +55,17 @@ class Curvature:
         return Curvature(inner, self.outer, {key: d * factor for key, d in self.diagonal.items()})
 
     def plus(self, other: Curvature) -> Curvature:
-        """The sum of two, with one B for both: their mean, each weighed by the trace of its A. Neither grows."""
-        inner = {key: tuple(map(torch.add, parts, other.inner[key])) for key, parts in self.inner.items()}
-        outer = {}
-        for key, parts in self.outer.items():
+        """The sum of two, with one B for both: their mean, each weighed by the trace of its A. Neither grows. A tensor that one of
+        them does not know is as the other has it."""
+        inner, outer = {**self.inner, **other.inner}, {**self.outer, **other.outer}
+        for key in self.inner.keys() & other.inner.keys():
             mine, theirs = (sum(float(A.trace()) for A in found.inner[key]) for found in (self, other))
             share = mine / (mine + theirs) if mine + theirs > 0 else 0.5
-            outer[key] = tuple(torch.lerp(B, A, share) for A, B in zip(parts, other.outer[key], strict=True))
-        return Curvature(inner, outer, {key: d + other.diagonal[key] for key, d in self.diagonal.items()})
+            inner[key] = tuple(map(torch.add, self.inner[key], other.inner[key]))
+            outer[key] = tuple(torch.lerp(B, A, share) for A, B in zip(self.outer[key], other.outer[key], strict=True))
+        both = self.diagonal.keys() & other.diagonal.keys()
+        diagonal = {key: self.diagonal[key] + other.diagonal[key] for key in both}
+        return Curvature(inner, outer, {**self.diagonal, **other.diagonal, **diagonal})
 
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors for a checkpoint."""
@@ -153,13 +156,14 @@ def merged(
     """The vector v that minimises Q_old(v - D) + Q_new(v - tau), block by block in closed form.
 
     Of a linear weight B_o (V - D) A_o + B_n (V - tau) A_n = 0, solved in coordinates in which all four factors are diagonal; of others the
-    mean weighed by d. Tensors that no prediction depends on are averaged over the tasks.
+    mean weighed by d. Tensors that no prediction depends on are averaged over the tasks. Damping holds linear weights at D where all curvature is low, and
+    draws other tensors to the base there, which merges better than D does (docs/evidence/log.md).
 
     Args:
         D, old: the merged vector so far and the curvature of the tasks in it.
         tau, new: of the task that arrives.
         count: number of tasks with it.
-        damping: added to each factor's diagonal, and to the sum of d, in units of its mean.
+        damping: added to each factor's diagonal, and to the sum of d, in units of its mean: more, the more tasks a factor is of.
 
     Source: the quadratic penalty of Ritter et al. (2018), arXiv:1805.07810, for both sides; solved at once instead of by descent.
     """

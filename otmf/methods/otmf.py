@@ -70,13 +70,22 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
 
 
 def _unit(arrival: _table.Arrival) -> float:
-    """How far fine-tuning moved the centred logits of the new task's inputs: the mean square, and at least a share of their own."""
+    """How far fine-tuning moved the centred logits of the new task's inputs: the mean square, and at least a share of their own.
+
+    Raises:
+        ValueError: if the head's class vectors are all equal.
+    """
     head, data = _kept_heads.required(arrival), arrival.data
+    if bool((head.weight == head.weight[:1]).all()):
+        raise ValueError(
+            f"expected a head that tells classes apart for method {arrival.options.method}; received one whose {len(head.weight)} class vectors are equal; "
+            "correct the head, or merge with preset: transport"
+        )
     with torch.no_grad():
         found = _kept_heads.of_new_inputs(arrival, arrival.pretrained)
         base, expert = (objectives.centred(head, features) for features in (found, data.post.targets))
-        moved = float((expert - base).square().sum(dim=1).mean())
-        return max(moved, SMALLEST * float(expert.square().sum(dim=1).mean()), torch.finfo(torch.float32).tiny)
+        moved, told = (float(found.square().sum(dim=1).mean()) for found in (expert - base, expert))
+    return max(moved, SMALLEST * told)
 
 
 def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvature | None, curvature.Curvature]:

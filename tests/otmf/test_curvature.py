@@ -104,6 +104,26 @@ def test_what_nothing_depends_on_moves_nothing() -> None:
     assert all(bool(value.isfinite().all()) for value in both.values())
 
 
+def test_damping_holds_linear_weights_at_the_merged_vector_and_draws_others_to_the_base() -> None:
+    D, flat = change(3), torch.tensor([4.0, 1.0, 0.01, 0.0, 0.0], dtype=torch.float64)
+    old, new = (curvature.Curvature(found.inner, found.outer, {"a.bias": flat}) for found in (factors(1), factors(2)))
+    found = curvature.merged(D, old, D, new, count=2, damping=1e-2)
+    torch.testing.assert_close(found["a.weight"], D["a.weight"])
+    expected = 2 * flat / (2 * flat + 1e-2 * 2 * flat.mean())
+    torch.testing.assert_close(found["a.bias"], expected * D["a.bias"])
+
+
+def test_sum_keeps_what_one_of_both_does_not_know() -> None:
+    one, other = factors(1), factors(2)
+    less = curvature.Curvature({}, {}, {"a.bias": other.diagonal["a.bias"]})
+    for total in (one.plus(less), less.plus(one)):
+        torch.testing.assert_close(total.inner, one.inner)
+        torch.testing.assert_close(total.outer, one.outer)
+        torch.testing.assert_close(total.diagonal["a.bias"], one.diagonal["a.bias"] + other.diagonal["a.bias"])
+    none = curvature.Curvature({}, {}, {})
+    assert one.plus(none).of(change(5)) == none.plus(one).of(change(5)) == pytest.approx(one.of(change(5)))
+
+
 def test_unknown_tensors_are_averaged_over_the_tasks() -> None:
     empty = curvature.Curvature({}, {}, {})
     found = curvature.merged({"x": torch.zeros(2)}, empty, {"x": torch.full((2,), 3.0)}, empty, count=3, damping=1e-2)

@@ -302,6 +302,27 @@ def test_expert_that_is_the_base_merges_without_nan(backbone) -> None:
         assert all(bool(value.isfinite().all()) for value in done.vector.values()), count
 
 
+def test_head_that_tells_no_class_from_another_is_refused(backbone) -> None:
+    line = Line(backbone, **ANCHORED, pre_images="none")
+    head = line.head(1)
+    line.head = lambda count: heads.Head(head.weight[:1].expand_as(head.weight).clone(), head.bias)
+    with pytest.raises(
+        ValueError, match="expected a head that tells classes apart .* received one whose 3 class vectors are equal"
+    ):
+        line.step(1)
+
+
+@pytest.mark.parametrize(("first", "second"), [((), ("ln_*",)), (("ln_*",), ())])
+def test_curvature_outlives_a_change_of_what_is_left_out(backbone, first, second) -> None:
+    line = Line(backbone, **ANCHORED, pre_images="none")
+    whole = line.values
+    for count, left_out in enumerate((first, second, ()), start=1):
+        line.values = {**whole, "left_out": list(left_out)}
+        line.step(count)
+    known = curvature_of(line)
+    assert known.inner.keys() | known.diagonal.keys() == line.merged.keys()
+
+
 def test_start_that_would_undo_old_tasks_is_damped_and_said(backbone) -> None:
     """A task vector fifty times as long, started from as a plain sum: only so much of it is taken as the bound allows."""
     values = ANCHORED | {"start": "ones", "steps": 0, "pre_images": "none"}
