@@ -315,12 +315,21 @@ def _task_mistakes(tasks: Sequence[str], known: Sequence[str]) -> Iterator[str]:
 
 
 def _order_mistakes(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]) -> Iterator[str]:
-    for place, order in enumerate(orders, start=1):
-        if not isinstance(order, int) and sorted(order) != sorted(tasks):
-            yield (
-                f"orders: expected a seed or an order of the {len(tasks)} tasks; received in place {place} one of {len(order)}"
-                f" ({', '.join(order)[:100]}); name each task once"
-            )
+    wrong = [
+        (place, order)
+        for place, order in enumerate(orders, start=1)
+        if not isinstance(order, int) and sorted(order) != sorted(tasks)
+    ]
+    if not wrong:
+        return
+    place, order = wrong[0]
+    unknown, lacking = (", ".join(sorted(set(one) - set(other))) for one, other in ((order, tasks), (tasks, order)))
+    apart = [f"with {unknown}" if unknown else "", f"without {lacking}" if lacking else ""]
+    others = f", and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+    yield (
+        f"orders: expected seeds or orders of the {len(tasks)} tasks; received in place {place} one of {len(order)} "
+        f"{' and '.join(filter(None, apart))[:200] or 'with a task twice'}{others}; name each task of the line, or of `tasks`, once"
+    )
 
 
 def _pair_mistakes(protocol: Protocol, tasks: Sequence[str]) -> Iterator[str]:

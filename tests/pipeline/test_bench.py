@@ -201,7 +201,10 @@ def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> Non
     [
         ("methods: {wodi: {}}", "methods.wodi: method: expected one of otmf"),
         ("methods: {paper: {preset: paper}}", "remembered inputs of old tasks, as data.old says"),
-        ("orders: [[first]]\nmethods: {wudi: {}}", "orders: expected a seed or an order of the 2 tasks"),
+        (
+            "orders: [[first]]\nmethods: {wudi: {}}",
+            "orders: expected seeds or orders of the 2 tasks; received in place 1 one of 1 without",
+        ),
         ("tasks: []\nmethods: {wudi: {}}", "tasks: expected at least one"),
         ("tasks: [third]\nmethods: {wudi: {}}", "received 'third'"),
         ("methods: {wudi: {}", "expected YAML in wrong.yaml"),
