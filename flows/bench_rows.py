@@ -31,20 +31,18 @@ def finished(folder: Path, wanted: Mapping[str, str]) -> set[str]:
     Raises:
         WorkspaceError: if rows of another configuration lie there; they are never mixed.
     """
-    found = set()
-    for file in sorted((folder / "rows").glob("*.parquet")):
-        if wanted.get(file.stem) != _identity(file):
-            what = (
-                "of a run that this configuration has not"
-                if file.stem not in wanted
-                else "of a run under other settings or data"
-            )
-            raise WorkspaceError(
-                f"expected in {folder} only rows of this configuration; received {file.name}, {what}; name another folder with --results, or "
-                "remove that file"
-            )
-        found.add(file.stem)
-    return found
+    files = sorted((folder / "rows").glob("*.parquet"))
+    foreign = [file for file in files if wanted.get(file.stem) != _identity(file)]
+    if not foreign:
+        return {file.stem for file in files}
+    first = foreign[0]
+    what = "a run that this configuration has not" if first.stem not in wanted else "a run under other settings or data"
+    names = sorted({file.name.split(".")[0] for file in foreign})
+    others = f", and {len(foreign) - 1} more of {', '.join(names)[:200]}" if len(foreign) > 1 else ""
+    raise WorkspaceError(
+        f"expected in {folder} only rows of this configuration; received {first.name}, of {what}{others}; name another folder with --results, or "
+        f"remove {'them' if others else 'that file'}"
+    )
 
 
 def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], *, identity: str) -> None:

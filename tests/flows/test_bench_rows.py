@@ -26,6 +26,13 @@ def test_rows_of_another_configuration_are_refused(tmp_path, wanted, said) -> No
         bench_rows.finished(tmp_path, wanted)
 
 
+def test_all_rows_of_another_configuration_are_told_at_once(tmp_path) -> None:
+    for name in ("a.42.0", "b.42.0", "b.43.0"):
+        bench_rows.write(tmp_path, name, ROWS, identity="x")
+    with pytest.raises(WorkspaceError, match=r"received b\.42\.0\.parquet, .*, and 1 more of b; .* or remove them"):
+        bench_rows.finished(tmp_path, {"a.42.0": "x"})
+
+
 def test_file_that_does_not_read_is_refused(tmp_path) -> None:
     bench_rows.write(tmp_path, "a.42.0", ROWS, identity="x")
     path = bench_rows.path(tmp_path, "a.42.0")
