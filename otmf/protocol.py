@@ -229,7 +229,7 @@ def _parts(name: str, given: dict[str, Any], protocol: Protocol) -> list[_Row]:
 
 
 def _part(heads: Sequence[settings.HeadTune]) -> str:
-    """What a merge of its own for some heads is called: the first of them that has settings of its own."""
+    """What the merge for some heads is called beside that for aligned ones: after the first of them in `merging.OF_HEADS`."""
     found = {each.heads for each in heads}
     return next(kind for kind in merging.OF_HEADS if kind in found)
 

@@ -237,7 +237,7 @@ def merge(preset: str, *layers: dict[str, Any], heads: str | None = None) -> Mer
     names the granularity of masks or the old inputs, what no layer says follows from them (`merging.OF_GRANULARITY`, `merging.OF_OLD_INPUTS`).
 
     Args:
-        heads: the kind that the step ends with, as in `HeadTune`; None: any that change. Of the preset `default` what no layer says follows from
+        heads: the kind that the step ends with, as in `HeadTune`; None: aligned ones. Of the preset `default` what no layer says follows from
             that too (`merging.OF_HEADS`).
 
     Raises:

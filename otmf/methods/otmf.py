@@ -85,7 +85,7 @@ def _unit(arrival: _table.Arrival) -> float:
         found = _kept_heads.of_new_inputs(arrival, arrival.pretrained)
         base, expert = (objectives.centred(head, features) for features in (found, data.post.targets))
         moved, told = (float(found.square().sum(dim=1).mean()) for found in (expert - base, expert))
-    return max(moved, SMALLEST * told)
+    return max(moved, SMALLEST * told, torch.finfo(torch.float32).tiny)
 
 
 def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvature | None, curvature.Curvature]:
