@@ -121,6 +121,13 @@ class _NewInputs(Merge):
     pre_images: Literal["none"] = "none"
 
 
+class Fisher(_NewInputs):
+    """floor: what the information of each number is at least, so that one no prediction depends on is averaged."""
+
+    method: Literal["fisher"] = "fisher"
+    floor: Positive = 1e-6
+
+
 class RegMean(_NewInputs):
     method: Literal["regmean"] = "regmean"
     shrinkage: Fraction = 0.95
@@ -300,7 +307,7 @@ OF_HEADS: dict[str, dict[str, float | None]] = {
     "all": {"head_ridge": None},
 }  # what the preset `default` takes where the new task's head will not be aligned: it stays, or labels tune it, which makes up for less
 MODELS = (Otmf, RunningAverage, TaskArithmetic, Ties, TiesPublished, Dare, MagMax, Opcm, NullSpace, Nufilt, Dop, IsoC, TsvM, Wudi,
-          RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip
+          Fisher, RegMean, Lot, AdaMergingTaskWise, AdaMergingLayerWise, Distillation)  # fmt: skip
 BY_NAME: dict[str, type[Merge]] = {model.model_fields["method"].default: model for model in MODELS}
 
 SOURCES: dict[str, str] = {
@@ -321,6 +328,7 @@ SOURCES: dict[str, str] = {
     "adamerging_task_wise": "arXiv:2310.02575",
     "adamerging_layer_wise": "arXiv:2310.02575",
     "distillation": "arXiv:1503.02531",
+    "fisher": "arXiv:2111.09832",
     "regmean": "arXiv:2212.09849",
     "lot": "arXiv:2505.23859",
 }  # where each method was published

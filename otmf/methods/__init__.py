@@ -8,6 +8,7 @@ from otmf.methods import (
     dare,
     distillation,
     dop,
+    fisher,
     iso,
     magmax,
     nufilt,
@@ -45,6 +46,7 @@ METHODS: dict[str, Method] = {
     "adamerging_task_wise": Method(adamerging.task_wise, sees="unlabelled", reads_first=_always),
     "adamerging_layer_wise": Method(adamerging.layer_wise, sees="unlabelled", reads_first=_always),
     "distillation": Method(distillation.step, sees="unlabelled", reads_first=distillation.reads_first),
+    "fisher": Method(fisher.step, sees="unlabelled", reads_first=_always),
     "regmean": Method(regmean.step, sees="unlabelled", reads_first=_always),
     "lot": Method(regmean.lot, sees="unlabelled", reads_first=_always),
 }

@@ -1,0 +1,52 @@
+"""Fisher merging, as running sums: the mean of the task vectors, each number weighed by how much its task's predictions depend on it.
+
+m = sum_i F_i tau_i / sum_i F_i, F_i the diagonal of the Fisher information at expert i. Both sums are kept, so memory does not grow with
+the number of tasks, no old input is read again, and the order does not matter.
+
+Source: Matena and Raffel (2022), arXiv:2111.09832.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from otmf import task_vectors
+from otmf.methods import _kept_heads, _table
+
+
+def step(arrival: _table.Arrival) -> _table.Outcome:
+    """One task with F_i measured on its unlabelled inputs under its own head, and at least `floor`.
+
+    Raises:
+        ValueError: if the caller has no head, or earlier steps used another method.
+    """
+    _table.require_state(arrival)
+    _kept_heads.required(arrival)
+    found = arrival.data.recall(f"fisher {arrival.options.seed}", lambda: information(arrival))
+    vector: task_vectors.Vector = {}
+    state: dict[str, Tensor] = {}
+    for key, tau in arrival.task_vector.items():
+        weight = found[key] + arrival.options.floor
+        state[f"fisher.{key}"] = _table.added(arrival, f"fisher.{key}", weight)
+        state[f"product.{key}"] = _table.added(arrival, f"product.{key}", weight * tau)
+        vector[key] = state[f"product.{key}"] / state[f"fisher.{key}"]
+    return _table.Outcome(vector, state)
+
+
+def information(arrival: _table.Arrival) -> dict[str, Tensor]:
+    """diag E_x E_{y ~ p(y|x)} (grad log p(y|x))^2 at the expert, key -> the shape of its tensor; one y is drawn for each x."""
+    head, data = arrival.data.head, arrival.data
+    leaves = {
+        key: (arrival.pretrained[key] + value).detach().requires_grad_() for key, value in arrival.task_vector.items()
+    }
+    full, generator = {**arrival.pretrained, **leaves}, _table.generator(arrival.options.seed, "fisher")
+    sums = {key: torch.zeros_like(value) for key, value in leaves.items()}
+    for one in data.post.inputs.split(1):
+        told = head.logits(data.features(full, one)).log_softmax(dim=1)[0]
+        drawn = torch.multinomial(told.detach().double().exp().cpu(), 1, generator=generator).item()
+        gradients = torch.autograd.grad(told[drawn], list(leaves.values()), allow_unused=True)
+        for key, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                sums[key].add_(gradient.square())
+    return {key: value / len(data.post.inputs) for key, value in sums.items()}
