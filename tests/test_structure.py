@@ -43,7 +43,7 @@ TORCH_FREE = {
 DOORS = {
     "open_clip": {"otmf/backbones/vision.py"},
     "transformers": {"otmf/backbones/text.py"},
-    "tokenizers": {"otmf/backbones/text.py"},
+    "tokenizers": {"otmf/backbones/_tokenisers.py"},
     "ot": {"otmf/couplings.py"},
     "fusion_bench": {"stages/_peer.py"},
     "cyclonedx": {"flows/bom.py"},

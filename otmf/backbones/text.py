@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from otmf import cards, datasets, task_vectors, texts
+from otmf.backbones import _lengths, _tokenisers
 from otmf.backbones._backbone import Backbone, Foreign
 
 BUFFERS = ("position_ids", "token_type_ids")
 HEAD = "lm_head.weight"
-WORTH = 128  # tokens that are not computed: for fewer, one more pass through the encoder is not made
 # What a configuration may say that would fetch or run other code than transformers' own, or build in another precision.
 LEFT_OUT = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config",
             "dtype", "torch_dtype")  # fmt: skip
@@ -49,7 +48,7 @@ class Text(Backbone):
     """
 
     settings: PreTrainedConfig
-    tokeniser: Tokenizer
+    tokeniser: _tokenisers.Tokenizer
     tokens: Path
     length: int
     pad: int
@@ -120,7 +119,7 @@ class Text(Backbone):
             )
 
         order = ends.argsort(stable=True)
-        cuts = _cuts(ends[order].tolist()) if inputs.device.type == "cpu" else []
+        cuts = _lengths.cuts(ends[order].tolist()) if inputs.device.type == "cpu" else []
         if not cuts:
             return computed(torch.arange(len(inputs), device=inputs.device))
         return torch.cat([computed(rows) for rows in order.tensor_split(cuts)])[order.argsort()]
@@ -167,7 +166,7 @@ class Text(Backbone):
     def check_beside(self, folder: Path) -> None:
         super().check_beside(folder)
         path = folder / "tokenizer.json"
-        if path.is_file() and _opened(path).get_vocab(with_added_tokens=True) != self.tokeniser.get_vocab(
+        if path.is_file() and _tokenisers.opened(path).get_vocab(with_added_tokens=True) != self.tokeniser.get_vocab(
             with_added_tokens=True
         ):
             raise ValueError(
@@ -237,21 +236,6 @@ class Text(Backbone):
         )
 
 
-def _cuts(lengths: Sequence[int], begin: int = 0) -> list[int]:
-    """Where to part texts that are ordered by length, so that few columns are computed in which a text is over.
-
-    Args:
-        lengths: tokens of each, ascending.
-        begin: added to each position.
-    """
-    count = len(lengths)
-    spared = {cut: cut * (lengths[-1] - lengths[cut - 1]) for cut in range(1, count)}
-    cut = max(spared, key=spared.__getitem__, default=0)
-    if not cut or spared[cut] < WORTH:
-        return []
-    return [*_cuts(lengths[:cut], begin), begin + cut, *_cuts(lengths[cut:], begin + cut)]
-
-
 class _Whole(nn.Module):
     """A model of transformers with its pooling, for export."""
 
@@ -291,7 +275,7 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
         config=dict(config),
         skeleton=skeleton.eval(),
         settings=found,
-        tokeniser=_tokeniser(path, found, length, pad),
+        tokeniser=_tokenisers.read(path, vocabulary=found.vocab_size, length=length, pad=pad),
         tokens=path,
         length=length,
         pad=pad,
@@ -337,35 +321,3 @@ def _positions(skeleton: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     return None
-
-
-def _tokeniser(path: Path, found: PreTrainedConfig, length: int, pad: int) -> Tokenizer:
-    if not path.is_file():
-        raise ValueError(f"expected a tokenizer.json at {path}; received none; put it there")
-    tokeniser = _opened(path)
-    highest = max(tokeniser.get_vocab(with_added_tokens=True).values(), default=-1)
-    if highest >= found.vocab_size:
-        raise ValueError(
-            f"expected a tokeniser for an encoder of {found.vocab_size} tokens; received one with token {highest}; take the one "
-            "that was saved with the weights"
-        )
-    word = tokeniser.id_to_token(pad) if 0 <= pad < 2**32 else "none"
-    declared = (tokeniser.padding or {}).get("pad_id", pad)
-    if declared != pad or (word is not None and "pad" not in word.lower()):
-        raise ValueError(
-            f"expected token {pad}, with which the encoder's configuration pads, to be the tokeniser's; received {word!r} there and token "
-            f"{declared} for padding; take the tokeniser that was saved with the weights"
-        )
-    tokeniser.no_padding()
-    tokeniser.enable_truncation(length)
-    return tokeniser
-
-
-def _opened(path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"expected a tokenizer.json as tokenizers writes it; received {path.name} ({reason}); save it anew"
-        ) from error

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from otmf import methods, protocol, settings
+from otmf import bench_rows, methods, protocol, settings
 
 TASKS = ["one", "two", "three"]
 
@@ -66,7 +66,7 @@ def test_joint_merge_is_one_run_for_each_seed() -> None:
 
 
 def test_joint_forms_are_those_of_the_table() -> None:
-    assert set(protocol.JOINT) == {name for name, method in methods.METHODS.items() if method.joint}
+    assert set(bench_rows.JOINT) == {name for name, method in methods.METHODS.items() if method.joint}
 
 
 def test_validation_is_held_out_from_what_merges_draw() -> None:

@@ -122,19 +122,11 @@ def test_texts_of_unlike_lengths_are_computed_apart(folder, make, monkeypatch) -
     assert len(seen) > 1
     assert sum(rows for rows, _ in seen) == len(inputs)
     assert sum(rows * columns for rows, columns in seen) < 0.8 * len(inputs) * int(lengths.max())
-    monkeypatch.setattr("otmf.backbones.text.WORTH", 10**9)
+    monkeypatch.setattr("otmf.backbones._lengths.WORTH", 10**9)
     seen.clear()
     together = found()
     assert seen == [(len(inputs), int(lengths.max()))]
     torch.testing.assert_close(apart, together, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "cuts"),
-    [([], []), ([5], []), ([5] * 100, []), ([1, 130], [1]), ([2, 129], []), ([10] * 8 + [40] * 8 + [200], [8, 16])],
-)
-def test_cuts_are_made_where_they_spare_enough(lengths, cuts) -> None:
-    assert backbones.text._cuts(lengths) == cuts
 
 
 def test_gradients_reach_the_state(folder) -> None:
