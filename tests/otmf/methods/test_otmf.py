@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import continual, curvature, heads, objectives, settings, task_vectors
+from otmf import objectives, settings, task_vectors
 from tests import makers
 from tests.otmf.methods.test_adamerging import Line
+from tests.otmf.methods.test_otmf_curvature import ANCHORED
 
 
 def kept(line: Line) -> list[str]:
@@ -136,62 +137,6 @@ def test_running_mean_of_a_sum_is_refused() -> None:
         settings.merge("transport", {"schedule": "running_mean"})
 
 
-ANCHORED = {"start": "curvature", "retention": 2.0, "objective": "logits", "steps": 2}
-
-
-def curvature_of(line: Line) -> curvature.Curvature:
-    mark = "method.otmf.curvature."
-    return curvature.from_tensors({key.removeprefix(mark): v for key, v in line.state.items() if key.startswith(mark)})
-
-
-def test_curvature_of_all_tasks_is_kept_in_memory_that_does_not_grow(backbone) -> None:
-    """Each task's, at its expert, has its own task vector at Q = 1; the sum at two tasks is of the same shapes."""
-    line = Line(backbone, **ANCHORED, pre_images="none")
-    line.step(1)
-    first, shapes = curvature_of(line), {key: value.shape for key, value in line.state.items()}
-    assert first.of(line.expert(1)) == pytest.approx(1)
-    line.step(2)
-    assert {key: value.shape for key, value in line.state.items()} == shapes
-    total = curvature_of(line)
-    for key, (A,) in first.inner.items():
-        assert float(total.inner[key][0].trace()) > float(A.trace())
-
-
-def balance(line: Line, weight_of_old: float) -> task_vectors.Vector:
-    """Where the line's curvature so far, so many times as heavy, and that of its second task balance."""
-    old, tau, inputs = curvature_of(line), line.expert(2), makers.pictures(6, seed=2)[0]
-    new = curvature.of_predictions(
-        lambda state, x: objectives.centred(line.head(2), line.encoder.features(state, x)),
-        task_vectors.add(line.base, tau), line.encoder.prepare(inputs), probes=1, batch_size=4, seed=0,
-    )  # fmt: skip
-    return curvature.merged(
-        line.merged, old.scaled(weight_of_old), tau, new.scaled(1 / new.of(tau)), count=2, damping=1e-2
-    )
-
-
-@pytest.mark.parametrize("weight", [1.0, 5.0])
-def test_merge_begins_where_old_and_new_curvature_balance(backbone, weight) -> None:
-    line = Line(backbone, **ANCHORED | {"steps": 0}, pre_images="none", weight_of_old=weight)
-    line.step(1)
-    expected = balance(line, weight)
-    found = line.step(2).vector
-    for key in expected:
-        torch.testing.assert_close(found[key], expected[key], atol=1e-9, rtol=1e-7)
-
-
-@pytest.mark.parametrize("start", ["curvature", "ones"])
-def test_retention_draws_back_towards_that_balance_wherever_a_merge_begins(backbone, start) -> None:
-    """So strong that nothing else is left of what masks, or the start, changed in what predictions depend on."""
-    values = ANCHORED | {"retention": 1e12, "start": start, "pre_images": "none", "weight_of_old": 5.0}
-    line = Line(backbone, **values)
-    line.step(1)
-    expected, old = balance(line, 5.0), curvature_of(line)
-    done = line.step(2)
-    assert any(bool((mask.value() != 1).any()) for mask in done.learned.masks["post"].values())
-    apart = {key: value - expected[key] for key, value in done.vector.items()}
-    assert old.of(apart) < 1e-6 * old.of(expected)
-
-
 def test_units_of_tasks_are_kept_beside_their_heads(backbone) -> None:
     line = Line(backbone, **ANCHORED, memory_size=6)
     line.step(1)
@@ -206,150 +151,6 @@ def test_units_of_tasks_are_kept_beside_their_heads(backbone) -> None:
     done = line.step(3)
     assert {entry["side"] for entry in done.learned.trace} == {"pre", "post"}
     assert set(kept(line)) == {f"method.otmf.head.{count}.weight" for count in (1, 2, 3)}
-
-
-ALIGNED = ANCHORED | {"head_ridge": 10.0, "steps": 1, "batch_size": 6, "memory_size": 6}
-
-
-def at_start(line: Line, count: int, of: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the start of a step, masks at one, gives to the inputs of a task, and the logits its expert gives them."""
-    other = Line(line.backbone, **line.values)
-    for earlier in range(1, count):
-        other.step(earlier)
-    other.values |= {"steps": 0}
-    model, inputs = task_vectors.add(line.base, other.step(count).vector), makers.pictures(6, seed=of)[0]
-    expert = task_vectors.add(line.base, line.expert(of))
-    return line.encoder.teach(model, inputs), line.head(of).logits(line.encoder.teach(expert, inputs))
-
-
-def lost(line: Line, of: int, head: heads.Head, found: torch.Tensor) -> float:
-    """The share of what a task's fine-tuning did to its inputs that merged features have lost, as a head reads them."""
-    inputs = makers.pictures(6, seed=of)[0]
-    base, expert = (
-        objectives.centred(line.head(of), line.encoder.teach(state, inputs))
-        for state in (line.base, task_vectors.add(line.base, line.expert(of)))
-    )
-    scale = head.weight.norm(dim=1).mean() / line.head(of).weight.norm(dim=1).mean()  # both in units of the frozen head
-    apart = scale * objectives.centred(head, found) - expert
-    return float(apart.square().sum(1).mean() / (expert - base).square().sum(1).mean())
-
-
-def first_loss(done: continual.Step, side: str) -> float:
-    return next(entry["loss"] for entry in done.learned.trace if entry["side"] == side)
-
-
-def test_merged_model_is_read_through_the_head_aligned_to_its_start(backbone) -> None:
-    line = Line(backbone, **ALIGNED)
-    line.step(1)
-    done = line.step(2)
-    found, wanted = at_start(line, 2, of=2)
-    aligned = heads.aligned(line.head(2), found, wanted, ridge=10.0)
-    assert first_loss(done, "post") == pytest.approx(lost(line, 2, aligned, found), rel=1e-5)
-    assert first_loss(done, "post") < lost(line, 2, line.head(2), found)
-    torch.testing.assert_close(line.state["method.otmf.head.2.aligned"], aligned.weight)
-    assert "method.otmf.head.1.aligned" not in line.state  # the first task is merged whole: its head fits as it came
-
-
-def test_remembered_inputs_are_read_through_the_head_that_was_aligned(backbone) -> None:
-    line = Line(backbone, **ALIGNED | {"pre_images": "previous_task"})
-    for count in (1, 2):
-        line.step(count)
-    aligned = heads.Head(line.state["method.otmf.head.2.aligned"], line.head(2).bias)
-    found, _ = at_start(line, 3, of=2)
-    assert first_loss(line.step(3), "pre") == pytest.approx(lost(line, 2, aligned, found), rel=1e-5)
-    assert lost(line, 2, aligned, found) != pytest.approx(lost(line, 2, line.head(2), found), rel=1e-2)
-
-
-def test_head_that_would_fit_what_is_particular_to_few_inputs_is_not_aligned(backbone) -> None:
-    line = Line(backbone, **ALIGNED | {"head_ridge": 0.1})
-    line.step(1)
-    done = line.step(2)
-    found, _ = at_start(line, 2, of=2)
-    assert heads.degrees_of_freedom(found, ridge=0.1) > 0.2 * len(found)
-    assert first_loss(done, "post") == pytest.approx(lost(line, 2, line.head(2), found), rel=1e-5)
-    assert "method.otmf.head.2.aligned" not in line.state
-
-
-@pytest.mark.parametrize(("ridge", "strength"), [(10.0, 0.03), (0.1, 3.0)])  # aligned, and not (the tests above)
-def test_retention_is_that_of_how_the_model_was_read(backbone, ridge, strength) -> None:
-    def merged(**values) -> task_vectors.Vector:
-        line = Line(backbone, **ALIGNED | {"head_ridge": ridge, "steps": 3, "learning_rate": 0.1} | values)
-        line.step(1)
-        return line.step(2).vector
-
-    found = merged(retention=3.0, aligned_retention=0.03)
-    same, other = merged(retention=strength), merged(retention=3.03 - strength)
-    for key, value in found.items():
-        torch.testing.assert_close(value, same[key])
-    assert task_vectors.norm(task_vectors.subtract(same, other)) > 1e-4
-
-
-def test_objectives_on_features_align_no_head(backbone) -> None:
-    line = Line(backbone, objective="mse", head_ridge=0.1, steps=1)
-    line.head = lambda count: None
-    line.step(1)
-    line.step(2)
-    assert not [key for key in line.state if "head" in key]
-
-
-def test_expert_that_is_the_base_merges_without_nan(backbone) -> None:
-    line = Line(backbone, **ANCHORED, memory_size=6)
-    zero = {key: torch.zeros_like(value) for key, value in line.expert(1).items()}
-    own = line.expert
-    line.expert = lambda count: zero if count in (1, 3) else own(count)
-    for count in (1, 2, 3):
-        done = line.step(count)
-        assert all(bool(value.isfinite().all()) for value in done.vector.values()), count
-
-
-def test_head_that_tells_no_class_from_another_is_refused(backbone) -> None:
-    line = Line(backbone, **ANCHORED, pre_images="none")
-    head = line.head(1)
-    line.head = lambda count: heads.Head(head.weight[:1].expand_as(head.weight).clone(), head.bias)
-    with pytest.raises(
-        ValueError, match="expected a head that tells classes apart .* received one whose 3 class vectors are equal"
-    ):
-        line.step(1)
-
-
-@pytest.mark.parametrize(("first", "second"), [((), ("ln_*",)), (("ln_*",), ())])
-def test_curvature_outlives_a_change_of_what_is_left_out(backbone, first, second) -> None:
-    line = Line(backbone, **ANCHORED, pre_images="none")
-    whole = line.values
-    for count, left_out in enumerate((first, second, ()), start=1):
-        line.values = {**whole, "left_out": list(left_out)}
-        line.step(count)
-    known = curvature_of(line)
-    assert known.inner.keys() | known.diagonal.keys() == line.merged.keys()
-
-
-def test_start_that_would_undo_old_tasks_is_damped_and_said(backbone) -> None:
-    """A task vector fifty times as long, started from as a plain sum: only so much of it is taken as the bound allows."""
-    values = ANCHORED | {"start": "ones", "steps": 0, "pre_images": "none"}
-    line = Line(backbone, **values, largest_damage=0.1)
-    own = line.expert
-    line.expert = lambda count: {key: (50 if count == 2 else 1) * value for key, value in own(count).items()}
-    line.step(1)
-    old, D = curvature_of(line), line.merged
-    done = line.step(2)
-    change = {key: done.vector[key] - D[key] for key in D}
-    assert old.of(change) == pytest.approx(0.1)
-    assert done.notes["foretold_damage"] == pytest.approx(old.of(line.expert(2)))
-    assert done.notes["share_of_the_start"] == pytest.approx((0.1 / done.notes["foretold_damage"]) ** 0.5)
-    gentle = Line(backbone, **values, largest_damage=1e9)
-    gentle.step(1)
-    assert gentle.step(2).notes["share_of_the_start"] == 1
-
-
-def test_steps_that_kept_no_curvature_are_named(backbone) -> None:
-    line = Line(backbone, steps=1)
-    line.step(1)
-    line.values = ANCHORED
-    with pytest.raises(
-        ValueError,
-        match="expected what 1 earlier steps left for start: curvature, .* or leave it out with preset: transport",
-    ):
-        line.step(2)  # fmt: skip
 
 
 def test_step_of_another_objective_leaves_what_the_next_one_needs(backbone) -> None:
