@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,7 +113,7 @@ def advance(
     method, kept = methods.METHODS[options.method], memory.from_tensors(state)
     if method.sees == "nothing":
         outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options))
-        return _done(outcome, kept_as_is, kept, options, _saw(method))
+        return _done(_carried(outcome, own, kept_as_is), kept_as_is, kept, options, _saw(method))
     inputs = unlabelled()
     taught = targets(inputs) if targets else encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, pre, dissimilarity = None, None, None
@@ -126,6 +127,7 @@ def advance(
         data = methods.Data(shared.features, pre, post, report, steps, head, recalled)
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
     left = _remember(options, kept, inputs, taught, count)
+    outcome = _carried(outcome, own, kept_as_is)
     return _done(outcome, kept_as_is, left, options, _saw(method, data, options), dissimilarity)
 
 
@@ -136,6 +138,12 @@ def _own(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     if name == "wudi" and not found:
         return {key: value for key, value in state.items() if key.partition(".")[0] in ("gram", "product", "sum")}
     return found
+
+
+def _carried(outcome: methods.Outcome, own: Mapping[str, Tensor], kept_as_is: Mapping[str, Tensor]) -> methods.Outcome:
+    """With what earlier steps kept of tensors that this one leaves out, `<what>.<key>`, for steps that merge them again."""
+    there = {name: value for name, value in own.items() if name.partition(".")[2] in kept_as_is}
+    return dataclasses.replace(outcome, state={**there, **outcome.state})
 
 
 def _done(

@@ -122,10 +122,13 @@ class _NewInputs(Merge):
 
 
 class Fisher(_NewInputs):
-    """floor: what the information of each number is at least, so that one no prediction depends on is averaged."""
+    """normalise, floor: the information of all numbers of a task at unit length, and what is added to that of each.
+    draws: of a class for each input, from the expert's own prediction."""
 
     method: Literal["fisher"] = "fisher"
+    normalise: bool = True
     floor: Positive = 1e-6
+    draws: Count = 4
 
 
 class RegMean(_NewInputs):

@@ -19,8 +19,10 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     Source: Yadav et al. (2023), arXiv:2306.01708, with the sum of AdaMerging's code; as a chain this project's.
     """
     _table.require_state(arrival)
-    before = {key: arrival.state[f"merged.{key}"] for key in arrival.task_vector if f"merged.{key}" in arrival.state}
-    vectors = [before, arrival.task_vector] if before else [arrival.task_vector]
+    before = {
+        key: arrival.state.get(f"merged.{key}", torch.zeros_like(tau)) for key, tau in arrival.task_vector.items()
+    }
+    vectors = [before, arrival.task_vector] if arrival.state else [arrival.task_vector]
     merged = merge(vectors, density=arrival.options.density)
     return _table.Outcome(
         task_vectors.combine([(arrival.options.coefficient, merged)]),

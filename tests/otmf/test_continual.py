@@ -8,6 +8,7 @@ import torch
 
 from otmf import backbones, continual, heads, methods, settings, task_vectors
 from tests import makers
+from tests.otmf.methods.test_adamerging import Line
 
 
 class Stream:
@@ -132,6 +133,32 @@ def test_what_is_left_out_of_the_merge_stays_as_it_is(stream, method) -> None:
     assert all(not done.vector[key].any() for key in names)
     assert all(done.vector[key].any() for key in done.vector if key not in names)
     assert not any(key.removeprefix("mask.").startswith("ln_") for key in done.state)
+
+
+WEIGHT = "transformer.resblocks.1.mlp.c_fc.weight"
+SUMMED = (
+    "magmax",
+    "iso_c",
+    "wudi",
+    "fisher",
+    "regmean",
+    "lot",
+)  # methods that merge a matrix by sums over its tasks alone
+
+
+@pytest.mark.parametrize("name", sorted(set(methods.METHODS) - {"otmf"}))
+@pytest.mark.parametrize("left_out_at", [1, 2])
+def test_tensor_that_one_step_leaves_out_is_merged_by_the_others(backbone, name, left_out_at) -> None:
+    line, others = Line(backbone, method=name), Line(backbone, method=name)
+    for count in (1, 2, 3):
+        line.values = {"method": name, "left_out": [WEIGHT] if count == left_out_at else []}
+        before = line.merged or task_vectors.zeros(line.base)
+        line.step(count)
+        assert torch.equal(line.merged[WEIGHT], before[WEIGHT]) == (count == left_out_at)
+    for count, task in enumerate(sorted({1, 2, 3} - {left_out_at}), start=1):
+        others.step(count, task)
+    if name in SUMMED:
+        torch.testing.assert_close(line.merged[WEIGHT], others.merged[WEIGHT], atol=1e-9, rtol=1e-7)
 
 
 def test_what_earlier_steps_merged_is_kept_when_it_is_left_out_later(stream) -> None:

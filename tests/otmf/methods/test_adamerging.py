@@ -28,11 +28,13 @@ class Line:
         drawn = torch.randn(3, 8, generator=torch.Generator().manual_seed(50 + count), dtype=torch.float64)
         return heads.Head(5 * drawn, torch.zeros(3, dtype=torch.float64))
 
-    def step(self, count: int) -> continual.Step:
+    def step(self, count: int, task: int | None = None) -> continual.Step:
+        """The step of that number, in which the task of that number, or another, arrives."""
+        task = task or count
         options = settings.merge("transport", {"unlabelled_images": 6, "batch_size": 6}, self.values)
-        done = continual.advance(self.base, self.merged, self.expert(count), count=count, state=self.state, options=options,
-                                 encoder=self.encoder, unlabelled=lambda: makers.pictures(6, seed=count)[0],
-                                 head=self.head(count))  # fmt: skip
+        done = continual.advance(self.base, self.merged, self.expert(task), count=count, state=self.state, options=options,
+                                 encoder=self.encoder, unlabelled=lambda: makers.pictures(6, seed=task)[0],
+                                 head=self.head(task))  # fmt: skip
         self.merged, self.state = done.vector, done.state
         return done
 

@@ -30,17 +30,17 @@ class Task:
         self.inputs = drawn(100 * seed + 50, inputs, 6)
         self.head = heads.Head(3 * drawn(100 * seed + 60, 3, 4), drawn(100 * seed + 70, 3))
 
-    def arrival(self, count=1, merged=None, state=None, head: heads.Head | None = None) -> methods.Arrival:
+    def arrival(self, count=1, merged=None, state=None, head: heads.Head | None = None, **values) -> methods.Arrival:
         side = mask_training.Side(self.inputs, features(self.vector, self.inputs))
         data = methods.Data(features, None, side, head=head or self.head)
-        options = settings.merge("default", {"method": "fisher"})
+        options = settings.merge("default", {"method": "fisher", **values})
         return methods.Arrival(PRETRAINED, merged, self.vector, count, state or {}, options, data)
 
 
-def stream(tasks):
+def stream(tasks, **values):
     merged, state = None, {}
     for count, task in enumerate(tasks, start=1):
-        found = methods.merge(task.arrival(count, merged, state))
+        found = methods.merge(task.arrival(count, merged, state, **values))
         merged, state = found.vector, found.state
     return merged, state
 
@@ -49,7 +49,7 @@ TASKS = [Task(seed) for seed in (1, 2, 3)]
 
 
 def test_information_is_the_mean_squared_slope_of_a_drawn_class() -> None:
-    task = Task(1, inputs=3000)
+    task = Task(1, inputs=1500)
     found = fisher.information(task.arrival())
     leaves = {key: value.clone().requires_grad_() for key, value in task.vector.items()}
     expected = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in SHAPES.items()}
@@ -65,9 +65,12 @@ def test_information_is_the_mean_squared_slope_of_a_drawn_class() -> None:
         torch.testing.assert_close(value.sum(), expected[key].sum(), rtol=0.1, atol=0)
 
 
-def test_merge_is_the_mean_weighed_by_information_over_all_tasks() -> None:
-    found, _ = stream(TASKS)
-    weights = [{key: value + 1e-6 for key, value in fisher.information(task.arrival()).items()} for task in TASKS]
+@pytest.mark.parametrize("normalise", [True, False])
+def test_merge_is_the_mean_weighed_by_information_over_all_tasks(normalise) -> None:
+    found, _ = stream(TASKS, normalise=normalise)
+    every = [fisher.information(task.arrival()) for task in TASKS]
+    lengths = [sum(float(F.square().sum()) for F in own.values()) ** 0.5 if normalise else 1 for own in every]
+    weights = [{key: F / length + 1e-6 for key, F in own.items()} for own, length in zip(every, lengths, strict=True)]
     for key in SHAPES:
         total = sum(weight[key] for weight in weights)
         expected = sum(weight[key] * task.vector[key] for weight, task in zip(weights, TASKS, strict=True)) / total
