@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from otmf import merging, settings
+from otmf import merging, presets
 
 
 def table() -> Table:
@@ -41,13 +41,13 @@ def _told(values: dict[str, object]) -> str:
 
 def _presets() -> str:
     said = [
-        f"otmf with preset: {name} has {_told(merging.PRESETS[name]) or 'the settings above'}"
-        for name in settings.PRESETS
+        f"otmf with preset: {name} has {_told(presets.PRESETS[name]) or 'the settings above'}"
+        for name in presets.PRESETS
     ]
     others = [
-        *(f"with head_tune.heads {kind} {_told(values)}" for kind, values in merging.OF_HEADS.items()),
-        *(f"with pre_images {kind} {_told(values)}" for kind, values in merging.OF_OLD_INPUTS.items()),
-        *(f"with granularity {kind} {_told(values)}" for kind, values in merging.OF_GRANULARITY.items()),
+        *(f"with head_tune.heads {kind} {_told(values)}" for kind, values in presets.OF_HEADS.items()),
+        *(f"with pre_images {kind} {_told(values)}" for kind, values in presets.OF_OLD_INPUTS.items()),
+        *(f"with granularity {kind} {_told(values)}" for kind, values in presets.OF_GRANULARITY.items()),
     ]
     return "\n".join(
         [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from otmf import merging, settings
+from otmf import merging, presets, settings
 from otmf._section import CountOrNone, Section
 
 JOINT = ("ties", "tsv_m", "wudi")  # methods whose merge of all tasks at once is another one
@@ -36,7 +36,7 @@ class Row:
 
 
 def asked(name: str, given: Mapping[str, Any], rule: DataRule, *, kinds: Sequence[str], pairs: bool) -> list[Row]:
-    """What a row asks for: one merge for all its heads; or several, where some kinds of heads bring other settings (`merging.OF_HEADS`).
+    """What a row asks for: one merge for all its heads; or several, where some kinds of heads bring other settings (`presets.OF_HEADS`).
 
     Args:
         name: of the row.
@@ -91,9 +91,9 @@ def asked(name: str, given: Mapping[str, Any], rule: DataRule, *, kinds: Sequenc
 
 
 def _part(heads: Sequence[settings.HeadTune]) -> str:
-    """What the merge for some heads is called beside that for aligned ones: after the first of them in `merging.OF_HEADS`."""
+    """What the merge for some heads is called beside that for aligned ones: after the first of them in `presets.OF_HEADS`."""
     found = {each.heads for each in heads}
-    return next(kind for kind in merging.OF_HEADS if kind in found)
+    return next(kind for kind in presets.OF_HEADS if kind in found)
 
 
 def _heads(kinds: Sequence[Any], given: object, rule: DataRule) -> tuple[settings.HeadTune, ...]:
@@ -135,9 +135,9 @@ def _fitted(preset: str, values: dict[str, Any], rule: DataRule, heads: str | No
     Raises:
         SettingsError: for a bad value, or a method that sees more than the rule allows.
     """
-    if not isinstance(preset, str) or preset not in settings.PRESETS:
+    if not isinstance(preset, str) or preset not in presets.PRESETS:
         raise settings.SettingsError(
-            f"preset: expected one of {', '.join(settings.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
+            f"preset: expected one of {', '.join(presets.PRESETS)}; received {str(preset)[:60]!r}; choose one of them"
         )
     options = settings.merge(preset, values, heads=heads)
     if (

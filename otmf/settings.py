@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from otmf import _order, cards, merging, validation
+from otmf import _order, cards, merging, presets, validation
 from otmf._order import FIRST
 from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
-from otmf.merging import PRESETS, AnyMerge, Merge, Otmf
+from otmf.merging import AnyMerge, Merge, Otmf
 
 
 class SettingsError(ValueError):
@@ -234,11 +234,11 @@ def merge(preset: str, *layers: dict[str, Any], heads: str | None = None) -> Mer
     """The merge settings of a preset with single values replaced, later layers over earlier ones.
 
     A layer that was written for another method than the last one named gives only what every method has; so does the preset. Where a layer of the preset `default`
-    names the granularity of masks or the old inputs, what no layer says follows from them (`merging.OF_GRANULARITY`, `merging.OF_OLD_INPUTS`).
+    names the granularity of masks or the old inputs, what no layer says follows from them (`presets.OF_GRANULARITY`, `presets.OF_OLD_INPUTS`).
 
     Args:
         heads: the kind that the step ends with, as in `HeadTune`; None: aligned ones. Of the preset `default` what no layer says follows from
-            that too (`merging.OF_HEADS`).
+            that too (`presets.OF_HEADS`).
 
     Raises:
         SettingsError: for a bad value, or one that the method does not have.
@@ -253,12 +253,12 @@ def merge(preset: str, *layers: dict[str, Any], heads: str | None = None) -> Mer
         meant = layer.get("method", meant)
         said |= {key: value for key, value in layer.items() if meant == name or key in ("left_out", "seed", "lines")}
     if name == merging.DEFAULT:
-        values |= PRESETS[preset]
+        values |= presets.PRESETS[preset]
         if preset == "default":
-            values |= merging.OF_HEADS.get(heads or "", {})
+            values |= presets.OF_HEADS.get(heads or "", {})
             seen = "none" if said.get("memory_size") == 0 else str(said.get("pre_images"))
-            values |= merging.OF_OLD_INPUTS.get(seen, {})
-            values |= merging.OF_GRANULARITY.get(str(said.get("granularity")), {})
+            values |= presets.OF_OLD_INPUTS.get(seen, {})
+            values |= presets.OF_GRANULARITY.get(str(said.get("granularity")), {})
     values |= said
     return section(merging.BY_NAME[name], values)
 

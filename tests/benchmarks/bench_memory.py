@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from otmf import continual, memory, settings, task_vectors
+from otmf import continual, memory, presets, settings, task_vectors
 from tests.benchmarks import bench_merge, machine
 
 
@@ -59,7 +59,7 @@ def encoder_mib(encoder: str) -> float:
 def child(encoder: str, kind: str, step: int) -> float:
     """Peak MiB of this process after what `kind` says."""
     torch.set_num_threads(1)
-    preset = kind if kind in settings.PRESETS else "paper"
+    preset = kind if kind in presets.PRESETS else "paper"
     options = settings.merge(preset, {"steps": 4, "batch_size": 16, "memory_size": 64, "unlabelled_images": 64})
     bench = bench_merge.Bench(encoder, options)
     if kind == "loaded":

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-from otmf import backbones, continual, mask_training, objectives, settings, task_vectors
+from otmf import backbones, continual, mask_training, objectives, presets, settings, task_vectors
 from stages import _run
 from tests.benchmarks import machine
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--preset", nargs="+", default=["paper", "default"], choices=list(settings.PRESETS))
+    parser.add_argument("--preset", nargs="+", default=["paper", "default"], choices=list(presets.PRESETS))
     given = parser.parse_args()
     torch.set_num_threads(1)
     with _run.imports_frozen():

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from flows import method_list
-from otmf import merging, methods
+from otmf import merging, methods, presets
 
 
 def test_each_method_is_listed_with_what_it_sees_and_its_settings() -> None:
@@ -28,7 +28,7 @@ def test_presets_stand_below() -> None:
     written = io.StringIO()
     Console(width=200, file=written).print(method_list.table())
     said = " ".join(written.getvalue().split())
-    for name, values in merging.PRESETS.items():
+    for name, values in presets.PRESETS.items():
         assert f"preset: {name} has" in said
         for key, value in values.items():
             assert f"{key} {str(value).lower() if isinstance(value, bool) else value}" in said, key

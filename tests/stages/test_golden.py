@@ -16,7 +16,7 @@ import torch
 
 import stages.head_tune
 from flows import workspace
-from otmf import checkpoints, gathering, layout, settings
+from otmf import checkpoints, gathering, layout, presets, settings
 from stages import _params, evaluate, extract, finetune, merge_step, pretrained
 from tests import makers
 
@@ -44,7 +44,7 @@ def through_all_stages(folder: Path, head_tune: dict[str, object]) -> _params.Li
         )
         document["tasks"][name] = {"finetune": {"epochs": 2, "batch_size": 8}}
         document["steps"][f"s{count:02d}"] = {
-            "task": name, "previous": f"s{count - 1:02d}", "merge": settings.PRESETS["default"] | {"steps": 4, "batch_size": 4},
+            "task": name, "previous": f"s{count - 1:02d}", "merge": presets.PRESETS["default"] | {"steps": 4, "batch_size": 4},
             "head_tune": head_tune,
         }  # fmt: skip
     workspace.write_params(line, document)
