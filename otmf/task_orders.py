@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 
 def task_mistakes(tasks: Sequence[str], known: Sequence[str]) -> Iterator[str]:
+    """A sentence for each mistake in the tasks that a comparison names, of those that the line knows."""
     if not tasks:
         yield "tasks: expected at least one; received none; name tasks of the line"
     for task in dict.fromkeys(tasks):
@@ -17,6 +18,7 @@ def task_mistakes(tasks: Sequence[str], known: Sequence[str]) -> Iterator[str]:
 
 
 def order_mistakes(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]) -> Iterator[str]:
+    """One sentence for all orders that do not name each task once; none where there is no such order."""
     wrong = [
         (place, order)
         for place, order in enumerate(orders, start=1)

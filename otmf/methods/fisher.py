@@ -3,7 +3,8 @@
 m = sum_i F_i tau_i / sum_i F_i, F_i the diagonal of the Fisher information at expert i. Both sums are kept, so memory does not grow with
 the number of tasks, no old input is read again, and the order does not matter, unless tensors are left out.
 
-Source: Matena and Raffel (2022), arXiv:2111.09832.
+Source: Matena and Raffel (2022), arXiv:2111.09832. Their code takes the mean over all classes where some are drawn here, a floor where it is
+added here, and searches a coefficient for each task on labelled inputs.
 """
 
 from __future__ import annotations

@@ -136,14 +136,8 @@ def test_what_is_left_out_of_the_merge_stays_as_it_is(stream, method) -> None:
 
 
 WEIGHT = "transformer.resblocks.1.mlp.c_fc.weight"
-SUMMED = (
-    "magmax",
-    "iso_c",
-    "wudi",
-    "fisher",
-    "regmean",
-    "lot",
-)  # methods that merge a matrix by sums over its tasks alone
+# methods that merge a matrix by sums over its tasks alone
+SUMMED = ("magmax", "iso_c", "wudi", "fisher", "regmean", "lot")
 
 
 @pytest.mark.parametrize("name", sorted(set(methods.METHODS) - {"otmf"}))
