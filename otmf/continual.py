@@ -102,8 +102,12 @@ def advance(
         report: as in `mask_training.merge_step`.
 
     Raises:
-        ValueError: if `options.left_out` has a pattern that no tensor's name matches, or leaves nothing to merge; or if what is merged is not finite.
+        ValueError: if a vector is none of this model's or not finite; if `options.left_out` has a pattern that no tensor's name matches, or leaves
+            nothing to merge; if there are no inputs for a method that reads some; or if what is merged is not finite.
     """
+    task_vectors.check(task_vector, pretrained, what="a task vector")
+    if merged_vector is not None:
+        task_vectors.check(merged_vector, pretrained, what="a merged vector")
     if merged_vector is not None and LINES in state:
         merged_vector = layer_scaling.scaled(merged_vector, _factors(merged_vector, state[LINES].tolist()), back=True)
     kept_as_is = _statistics(merged_vector, task_vector, count) | _left_out(options.left_out, pretrained, merged_vector)
@@ -115,6 +119,11 @@ def advance(
         outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options))
         return _done(_carried(outcome, own, kept_as_is), kept_as_is, kept, options, _saw(method))
     inputs = unlabelled()
+    if not len(inputs):
+        raise ValueError(
+            f"expected unlabelled inputs of the new task for method {options.method}; received none; raise split.unlabelled, or choose a method that "
+            "sees nothing"
+        )
     taught = targets(inputs) if targets else encoder.teach(task_vectors.add(pretrained, task_vector), inputs)
     data, pre, dissimilarity = None, None, None
     if merged_vector is not None or method.reads_first(options):
@@ -127,7 +136,9 @@ def advance(
         data = methods.Data(shared.features, pre, post, report, steps, head, recalled)
     outcome = methods.merge(methods.Arrival(base, merged, tau, count, own, options, data))
     left = _remember(options, kept, inputs, taught, count)
-    outcome = _carried(outcome, own, kept_as_is)
+    outcome = methods.without_heads_of_others(
+        _carried(outcome, own, kept_as_is), [] if left is None else left.steps.unique().tolist()
+    )
     return _done(outcome, kept_as_is, left, options, _saw(method, data, options), dissimilarity)
 
 
@@ -180,8 +191,11 @@ def _factors(vector: Mapping[str, Tensor], lines: Sequence[float]) -> dict[str, 
 def _left_out(
     patterns: Sequence[str], pretrained: Mapping[str, Tensor], merged_vector: Mapping[str, Tensor] | None
 ) -> task_vectors.Vector:
-    """The part of the merged vector that the patterns keep as it is; zero at the first step."""
+    """The part of the merged vector that the patterns keep as it is, and tensors of no element; zero at the first step."""
     found = task_vectors.matching(patterns, pretrained, setting="merge.left_out")
+    found += [
+        key for key, value in pretrained.items() if value.is_floating_point() and not value.numel() and key not in found
+    ]
     return {
         key: merged_vector[key] if merged_vector else task_vectors.zeros({key: pretrained[key]})[key] for key in found
     }

@@ -153,8 +153,14 @@ def degrees_of_freedom(features: Tensor, *, ridge: float) -> float:
 
 
 def accuracy(head: Head, features: Tensor, labels: Tensor) -> float:
-    """The fraction of inputs whose largest logit is at their label, in [0, 1]."""
-    return float((head.logits(features).argmax(dim=-1) == labels).double().mean())
+    """The fraction of inputs whose largest logit is at their label, in [0, 1].
+
+    Raises:
+        ValueError: if a logit is not finite, which is no prediction.
+    """
+    logits = head.logits(features)
+    _require_finite(logits)
+    return float((logits.argmax(dim=-1) == labels).double().mean())
 
 
 def _require_finite(*found: Tensor) -> None:

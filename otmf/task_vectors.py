@@ -10,6 +10,7 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 Vector = dict[str, Tensor]
+WIDE = (torch.float32, torch.float64)
 _PART = 1 << 20
 
 
@@ -137,5 +138,39 @@ def check_alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
         )
 
 
+def check(vector: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], *, what: str) -> None:
+    """Refuses a vector that is none of this model's: other tensors or shapes, whole numbers or half precision, NaN or infinity.
+
+    Args:
+        vector, pretrained: name -> tensor.
+        what: what errors call the vector.
+
+    Raises:
+        ValueError: naming the first three tensors at fault.
+    """
+    expected = {key for key, base in pretrained.items() if base.is_floating_point()}
+    if other := sorted(expected ^ set(vector)):
+        raise ValueError(
+            f"expected {what} over the {len(expected)} floating-point tensors of the model; received one that differs in {len(other)} "
+            f"({', '.join(other[:3])}); extract it against the same base"
+        )
+    wrong = [
+        f"{key}: {tuple(value.shape)} {value.dtype}"
+        for key, value in vector.items()
+        if value.shape != pretrained[key].shape or value.dtype not in WIDE
+    ]
+    if wrong:
+        raise ValueError(
+            f"expected {what} in the shapes of the model, float32 or float64; received {len(wrong)} others ({'; '.join(wrong[:3])}); extract it "
+            "against the same base"
+        )
+    broken = [key for key, value in vector.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"expected {what} of finite numbers; received NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])}); fine-tune at a lower "
+            "rate, or check the checkpoint"
+        )
+
+
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return tensor if tensor.dtype in WIDE else tensor.float()

@@ -102,8 +102,11 @@ class Bench:
         """The merge of all tasks at once, scored under the frozen heads: rows of the last step alone."""
         method = methods.METHODS[options.method]
         vectors = [self.vector(task) for task in self.tasks]
+        for task, found in zip(self.tasks, vectors, strict=True):
+            task_vectors.check(found, self.pretrained, what=f"a task vector of {task}")
         with _cost.measured(self.where) as cost:
             merged = method.joint(vectors, options)
+        task_vectors.check(merged, self.pretrained, what=f"a merged vector of {options.method}")
         facts = {
             "sees": method.sees,
             "old_inputs": 0,

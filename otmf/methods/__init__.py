@@ -21,6 +21,7 @@ from otmf.methods import (
     tsv_m,
     wudi,
 )
+from otmf.methods._kept_heads import without_heads_of_others
 from otmf.methods._table import Arrival, Data, Method, Outcome, Recall, computed
 
 
@@ -51,7 +52,7 @@ METHODS: dict[str, Method] = {
     "lot": Method(regmean.lot, sees="unlabelled", reads_first=_always),
 }
 
-__all__ = ["METHODS", "Arrival", "Data", "Method", "Outcome", "Recall", "computed", "merge"]
+__all__ = ["METHODS", "Arrival", "Data", "Method", "Outcome", "Recall", "computed", "merge", "without_heads_of_others"]
 
 
 def merge(arrival: Arrival) -> Outcome:

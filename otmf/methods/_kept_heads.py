@@ -3,6 +3,9 @@ in units of tasks, `head.<step>.unit`; and, where the merged model was read thro
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,6 +36,20 @@ def kept(arrival: _table.Arrival, unit: float | None = None) -> dict[str, Tensor
     if unit is not None:
         found[f"{place}.unit"] = torch.tensor(unit, dtype=torch.float64)
     return {**found, f"{place}.weight": head.weight, f"{place}.bias": head.bias}
+
+
+def without_heads_of_others(outcome: _table.Outcome, steps: Sequence[int]) -> _table.Outcome:
+    """Without the heads of steps of which no input is remembered any more: a state that would grow with the line.
+
+    Args:
+        outcome: of a step.
+        steps: of which inputs are remembered for the next.
+    """
+    needed = {str(step) for step in steps}
+    state = {
+        key: value for key, value in outcome.state.items() if not key.startswith("head.") or key.split(".")[1] in needed
+    }
+    return dataclasses.replace(outcome, state=state)
 
 
 def aligned(arrival: _table.Arrival, merged: task_vectors.State) -> heads.Head | None:

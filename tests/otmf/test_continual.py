@@ -62,6 +62,63 @@ def test_merged_vector_that_is_not_finite_is_refused(stream) -> None:
         stream.step(method="task_arithmetic", lines=[1e200, 1e200])
 
 
+def changed(stream: Stream, how) -> dict[str, torch.Tensor]:
+    """A task vector after `how` was done to its first tensor of two dimensions, by key."""
+    tau = {key: torch.full(value.shape, 0.01) for key, value in task_vectors.floats(stream.pretrained).items()}
+    how(tau, next(key for key, value in tau.items() if value.ndim == 2))
+    return tau
+
+
+WRONG = {
+    "received NaN or infinity in 1 tensors": lambda tau, key: tau[key].view(-1)[0].fill_(float("nan")),
+    "expected a task vector of finite numbers": lambda tau, key: tau[key].view(-1)[0].fill_(float("inf")),
+    "received one that differs in 1": lambda tau, key: tau.pop(key),
+    "float32 or float64; received 1 others": lambda tau, key: tau.update({key: tau[key].half()}),
+    "in the shapes of the model": lambda tau, key: tau.update({key: tau[key][:1]}),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+@pytest.mark.parametrize("name", ["otmf", "ties", "dare", "tsv_m", "magmax"])
+def test_vector_that_is_none_of_this_model_is_refused_before_a_method_sees_it(stream, name, said) -> None:
+    options = settings.merge("transport", {"method": name})
+    with pytest.raises(ValueError, match=said):
+        continual.advance(stream.pretrained, None, changed(stream, WRONG[said]), count=1, state={}, options=options,
+                          encoder=stream.encoder, unlabelled=stream.pixels, head=stream.head)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["otmf", "lot", "fisher", "regmean", "adamerging_layer_wise", "distillation"])
+def test_method_that_reads_inputs_is_refused_without_any(stream, name) -> None:
+    stream.pixels = lambda: makers.pictures(10, seed=0)[0][:0]
+    with pytest.raises(
+        ValueError, match=f"expected unlabelled inputs of the new task for method {name}; received none"
+    ):
+        stream.step(method=name)
+
+
+@pytest.mark.parametrize("size", [0, 4])
+@pytest.mark.parametrize(
+    "values", [{"method": "adamerging_layer_wise", "pre_images": "memory"}, {"method": "distillation", "objective": "kl"}]
+)  # fmt: skip
+def test_heads_are_kept_only_of_tasks_of_which_inputs_are(stream, values, size) -> None:
+    for _ in range(6):
+        done = stream.step(memory_size=size, **values)
+    heads_of = {int(key.split(".")[3]) for key in done.state if ".head." in key}
+    assert heads_of == (set(done.state["memory.steps"].tolist()) if size else set())
+
+
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_tensor_of_no_element_is_left_as_it_is(stream, name) -> None:
+    stream.pretrained |= {"empty.weight": torch.empty(0, 3), "empty.bias": torch.empty(0)}
+    whole, features = stream.encoder, stream.backbone.features
+    without = lambda state, inputs: features({key: value for key, value in state.items() if "empty" not in key}, inputs)  # noqa: E731
+    stream.encoder = continual.Encoder(without, whole.prepare)
+    preset = {"start": "curvature", "granularity": "low_rank"} if name == "otmf" else {}
+    for _ in range(2):
+        done = stream.step(method=name, **preset)
+    assert done.vector["empty.weight"].shape == (0, 3)
+
+
 def test_remembered_targets_are_those_of_each_tasks_own_expert(stream) -> None:
     stream.step()
     first = stream.state["memory.targets"].clone()

@@ -92,3 +92,9 @@ def test_degrees_of_freedom_are_the_trace_of_what_alignment_fits() -> None:
     with pytest.raises(ValueError, match="expected finite features and logits; received NaN or infinity"):
         heads.degrees_of_freedom(features * torch.nan, ridge=1.0)
     assert heads.degrees_of_freedom(features, ridge=1e-9) == pytest.approx(4)
+
+
+def test_logits_that_are_not_finite_are_no_prediction() -> None:
+    head = heads.Head(torch.eye(3), torch.zeros(3))
+    with pytest.raises(ValueError, match="expected finite features and logits"):
+        heads.accuracy(head, torch.full((4, 3), float("nan")), torch.zeros(4, dtype=torch.int64))
