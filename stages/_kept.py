@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -43,10 +45,10 @@ class Kept:
         where = next(iter(of.values())).device
         begun = _cost.clock(where)
         path = self.folder / f"{_digest(of, inputs, how)}.safetensors"
-        if path.exists():
-            found = {key: value.to(where) for key, value in checkpoints.load(path).items()}
-            said = checkpoints.metadata(path)
-            took, above = float(said["seconds"]), float(said["above_mib"])
+        read = _read(path)
+        if read is not None:
+            tensors, took, above = read
+            found = {key: value.to(where) for key, value in tensors.items()}
             if (held := _cost.held(where)) is not None:
                 self.peak = max(self.peak, held + above)
         else:
@@ -54,17 +56,43 @@ class Kept:
             found = compute()
             took, peak = _cost.clock(where) - computing, _cost.peak(where)
             above = 0.0 if held is None or peak is None else max(peak - held, 0.0)
-            checkpoints.save(
-                {key: value.cpu() for key, value in found.items()}, path, seconds=repr(took), above_mib=repr(above)
-            )
+            self._keep({key: value.cpu() for key, value in found.items()}, path, took, above)
         self.saved += took - (_cost.clock(where) - begun)
         return found
+
+    def _keep(self, found: Mapping[str, Tensor], path: Path, took: float, above: float) -> None:
+        """Writes what was computed, in the place of what did not read; where it can't be written it is not kept."""
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                return
+            checkpoints.save(found, path, seconds=repr(took), above_mib=repr(above), digest=_content(found))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], float, float] | None:
+    """Tensors as they were kept, with seconds and MiB; None where there are none, or other than were written."""
+    try:
+        found, said = checkpoints.load(path), checkpoints.metadata(path)
+        took, above = float(said["seconds"]), float(said["above_mib"])
+    except (OSError, ValueError, KeyError):
+        return None
+    whole = said.get("digest") == _content(found) and math.isfinite(took) and math.isfinite(above)
+    return (found, took, above) if whole else None
+
+
+def _content(found: Mapping[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    _add(content, found)
+    return content.hexdigest()
 
 
 def _digest(state: Mapping[str, Tensor], inputs: np.ndarray, how: str) -> str:
     said = repr((inputs.dtype.str, inputs.shape, how)).encode()
     content = hashlib.sha256(said + np.ascontiguousarray(inputs).tobytes())
-    for key in sorted(state):
-        content.update(f"{key} {state[key].dtype} {tuple(state[key].shape)}".encode())
-        content.update(state[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    _add(content, state)
     return content.hexdigest()
+
+
+def _add(content: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    for key in sorted(tensors):
+        content.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        content.update(tensors[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from otmf import checkpoints
 from stages import _cost, _kept
 
 EXPERT, INPUTS = {"weight": torch.ones(2, 3)}, np.arange(6).reshape(2, 3)
@@ -70,3 +71,48 @@ def test_memory_that_computing_would_have_taken_counts_where_it_was_read(tmp_pat
         costs.append(cost.added_mib)
     assert costs[0] == pytest.approx(64, abs=8)
     assert costs[1] == pytest.approx(costs[0], abs=8)
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flipped(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "cut": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "a flipped bit": flipped,
+    "no metadata": lambda path: checkpoints.save({"found": torch.ones(2)}, path),
+    "no number": lambda path: checkpoints.save({"found": torch.ones(2)}, path, seconds="x", above_mib="0"),
+    "other tensors": lambda path: checkpoints.save({}, path, seconds="0.1", above_mib="0", digest="0"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_what_was_kept_and_does_not_read_is_computed_again_and_kept_anew(tmp_path, how) -> None:
+    def recall() -> tuple[torch.Tensor, int]:
+        computed = []
+        found = _kept.Kept(tmp_path).recall(EXPERT, INPUTS, "features", lambda: computed.append(1) or {"found": torch.arange(2.0)})  # fmt: skip
+        return found["found"], len(computed)
+
+    recall()
+    (path,) = tmp_path.iterdir()
+    DAMAGE[how](path)
+    found, times = recall()
+    assert torch.equal(found, torch.arange(2.0))
+    assert times == 1
+    assert recall()[1] == 0
+
+
+@pytest.mark.parametrize("what", ["a file", "a dangling link"])
+def test_where_nothing_can_be_kept_it_is_computed_each_time(tmp_path, what) -> None:
+    folder = tmp_path / "kept"
+    folder.write_text("") if what == "a file" else folder.symlink_to(tmp_path / "nowhere")
+    for _ in range(2):
+        found = _kept.Kept(folder).recall(EXPERT, INPUTS, "features", lambda: {"found": torch.ones(1)})
+        assert found["found"] == 1
