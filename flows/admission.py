@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import clones, cutting, encoders, fetching, repro, workspace
-from otmf import cards, datasets, gathering, layout, lineage, settings, splits
+from otmf import cards, datasets, gathering, layout, lineage, sequence, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -18,8 +18,9 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     card = cards.read(card_path)
     if card.source != cards.PACKAGED:
         gathering.resolve(card, card_path.resolve().parent)
-    entries(workspace.params(line).defaults, card)
-    encoder = encoders.of(line, workspace.params(line))
+    params = workspace.params(line)
+    _require_following(params, card, entries(params.defaults, card)[1])
+    encoder = encoders.of(line, params)
     if card.reads != encoder.reads:
         raise cards.CardError(
             f"expected a card of {encoder.reads}, which this line's encoder ({encoder.name}) reads; received source {card.source}, "
@@ -78,6 +79,7 @@ def prepare(
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
         entry, merged = entries(params.defaults, card)
+        _require_following(params, card, merged)
         with fetching.brought(line, card, card_path.resolve().parent) as (found, base):
             gathering.gather(found, base, aside)
         if known and _same(line, card, aside):
@@ -114,6 +116,16 @@ def prepare(
             f"{split.manifest['train_images_dropped_because_in_test']} train {loaded.train.noun} left out, as they occur in test"
         )
     return attempt, said + datasets.remarks(loaded)
+
+
+def _require_following(params: settings.Params, card: cards.Card, merged: dict[str, Any]) -> None:
+    """Refuses a card whose merge cannot follow, or be followed, where it would stand. Raises SettingsError."""
+    name, _ = place(params, card)
+    steps = {step: params.steps[step].merge for step in settings.chain(params.steps)}
+    try:
+        sequence.require(steps | {name: settings.merge(params.defaults.preset, merged["merge"])})
+    except settings.SettingsError as error:
+        raise settings.SettingsError(f"card {card.name}: {error}") from error
 
 
 def _same(line: layout.Layout, card: cards.Card, aside: Path) -> bool:

@@ -113,6 +113,8 @@ def retrain(
         if plan or not wanted:
             _print_plan(found, wanted)
             return
+        with workspace.locked(found, patience=wait):  # refused before anything else is started
+            workspace.require_clean(found)
         with warm.interpreter(), server.connected(found):
             done = retraining.retrain(str(found.root), tasks, everything, wait, override)
         _print_retrained(done)
@@ -131,6 +133,8 @@ def retire(
 
     with clear_failures():
         found = workspace.open_line(line)
+        with workspace.locked(found, patience=wait):
+            workspace.require_clean(found)
         with warm.interpreter(), server.connected(found):
             done = retraining.retire(str(found.root), task, reason, wait)
         _print_retrained(done)
@@ -279,6 +283,8 @@ def _print_plan(line, wanted: dict[str, str]) -> None:
     out.print(
         f"About {sum(known) / 60:.1f} minutes, by the last run of each; {len(steps) - len(known)} never ran here."
     )
+    if changed := workspace.uncommitted(line):
+        out.print(f"Commit {', '.join(changed[:3])} with git first: retraining starts from what is committed.")
 
 
 def _print_retrained(done) -> None:

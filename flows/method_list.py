@@ -1,16 +1,18 @@
-"""The methods that `merge.method` may name, with what they see and their settings, as a table."""
+"""The methods that `merge.method` may name, with what they see and their settings: all as a table, or one with what its settings mean."""
 
 from __future__ import annotations
 
+import inspect
+
 from rich.table import Table
 
-from otmf import merging, presets
+from otmf import merging, presets, settings
 
 
 def table() -> Table:
     """One line for each method; below the last, what the presets of `otmf` set otherwise."""
     shown = Table(
-        title="merge.method, and what its settings are where nothing is said",
+        title="merge.method, and its settings where neither preset nor line says them",
         caption=_presets(),
         caption_justify="left",
     )
@@ -19,6 +21,25 @@ def table() -> Table:
     for name, model in merging.BY_NAME.items():
         shown.add_row(name, merging.SOURCES[name], _sees(model), _told(_own(model)))
     return shown
+
+
+def one(name: str) -> str:
+    """What a method does and its settings mean, as its code says it.
+
+    Raises:
+        SettingsError: if there is no such method.
+    """
+    if name not in merging.BY_NAME:
+        raise settings.SettingsError(
+            f"method: expected one of {', '.join(merging.BY_NAME)}; received {name[:60]!r}; choose one of them"
+        )
+    from otmf import methods  # it needs torch, which the table does not
+
+    step, model = methods.METHODS[name].step, merging.BY_NAME[name]
+    own = model.__doc__ if "__doc__" in vars(model) and model.__doc__ else ""
+    said = [inspect.getdoc(inspect.getmodule(step)), inspect.cleandoc(step.__doc__ or ""), inspect.cleandoc(own)]
+    parts = [f"{name} ({merging.SOURCES[name]}); its merges see {_sees(model)}.", *filter(None, said)]
+    return "\n\n".join([*parts, f"Settings: {_told(_own(model)) or 'none of its own'}."])
 
 
 def _own(model: type[merging.Merge]) -> dict[str, object]:
@@ -41,7 +62,7 @@ def _told(values: dict[str, object]) -> str:
 
 def _presets() -> str:
     said = [
-        f"otmf with preset: {name} has {_told(presets.PRESETS[name]) or 'the settings above'}"
+        f"otmf with preset: {name} has {_told(presets.PRESETS[name]) or 'what stands above'}"
         for name in presets.PRESETS
     ]
     others = [
@@ -53,6 +74,7 @@ def _presets() -> str:
         [
             "All have left_out, lines and seed.",
             *said,
-            f"preset: default has, where nothing else is said, {'; '.join(others)}",
+            f"preset: default has besides: {'; '.join(others)}; whatever the line says itself goes before",
+            "A row of `otmf bench` named otmf, and a line that says nothing, have preset: default.",
         ]
     )

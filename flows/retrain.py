@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows import attempt, clones, plan, remotes, workspace
-from otmf import layout, settings
+from otmf import layout, sequence, settings
 
 
 @dataclass
@@ -27,10 +27,12 @@ def wanted(line: layout.Layout, tasks: Collection[str], *, everything: bool) -> 
 
     Raises:
         WorkspaceError: if a task is not in the line.
+        SettingsError: if a step's merge cannot follow the one before.
     """
     params = workspace.params(line)
     for task in tasks:
         _require(params, task)
+    sequence.require({step: params.steps[step].merge for step in settings.chain(params.steps)})
     if everything:
         first = {name: "asked for" for name, _ in plan.stages(line, params)}
     elif tasks:

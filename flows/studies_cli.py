@@ -40,7 +40,7 @@ def compare(
         typer.Option(min=1, max=10, help="Of them, for methods that train masks, which take long; all otherwise."),
     ] = None,
 ) -> None:
-    """Run every method of the methods table over several task orders on the line's experts; print and keep the table."""
+    """Compare the presets with three other methods over several task orders on the line's experts; print and keep the table (bench: any method)."""
     from flows import compare as comparison
     from flows import warm, workspace
 
@@ -51,11 +51,14 @@ def compare(
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them: what it does and its settings mean.")] = None,
+) -> None:
     """List the merge methods: where they were published, what their merges see, their settings and what those are by default."""
     from flows import method_list
 
-    out.print(method_list.table())
+    with clear_failures():
+        out.print(method_list.table() if name is None else method_list.one(name), markup=False)
 
 
 @app.command()
@@ -84,7 +87,7 @@ def bench(
     """Compare merge methods as a file says: rows in parquet, tables in Markdown and HTML; an earlier run there goes on."""
     from flows import bench as comparison
 
-    with clear_failures():
+    with clear_failures("the line is as it was, rows of runs that ended are kept; the same command goes on"):
         if peer and plan:
             raise ValueError("expected --peer or --plan; received both; --peer has no plan, leave out either")
         found = comparison.plan(config, results, line)

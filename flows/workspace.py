@@ -221,13 +221,17 @@ def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> I
         ) from error
 
 
+def uncommitted(line: layout.Layout) -> list[str]:
+    """Tracked files with changes that git has not."""
+    found = git.run(line.root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    return [entry[3:] for entry in found]
+
+
 def require_clean(line: layout.Layout) -> None:
     """Refuses a line with uncommitted changes, which a new commit would swallow or trip over."""
-    changed = git.run(line.root, "status", "--porcelain", "--untracked-files=no").splitlines()
-    if changed:
+    if changed := uncommitted(line):
         raise WorkspaceError(
-            f"expected a line without uncommitted changes; received {', '.join(entry[3:] for entry in changed[:3])}; "
-            "commit or undo them with git first"
+            f"expected a line without uncommitted changes; received {', '.join(changed[:3])}; commit or undo them with git first"
         )
 
 

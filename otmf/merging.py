@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from otmf._section import MOST, Count, CountOrNone, Fraction, NamePattern, Positive, Section, Seed
 
 DEFAULT = "otmf"
+FEW = 3  # settings of another method that are told one by one
 SHARED_ONCE = frozenset(
     ("combination", "alpha", "scale", "granularity", "objective", "epsilon", "reach", "alternate", "steps", "learning_rate", "batch_size",
      "pre_images", "memory_size", "remember_targets", "unlabelled_images", "coefficient", "ridge")
@@ -37,8 +38,24 @@ class Merge(Section):
         """Up to code version 4 a step had the settings of all methods there were: those of other methods decided nothing."""
         version = values.get("code_version") if isinstance(values, Mapping) else None
         if not isinstance(version, int) or version >= 5:
-            return values
+            return cls._only_own(values)
         return {key: value for key, value in values.items() if key in cls.model_fields or key not in SHARED_ONCE}
+
+    @classmethod
+    def _only_own(cls, values: Any) -> Any:
+        """One sentence, and not one for each, for many settings of another method."""
+        given = values if isinstance(values, Mapping) else {}
+        foreign = [key for key in given if key not in cls.model_fields and key in _of_any()]
+        if len(foreign) > FEW:
+            raise ValueError(
+                f"expected settings of method {given.get('method')} alone; received {', '.join(foreign[:FEW])} and {len(foreign) - FEW} more, which "
+                "other methods have; leave them out"
+            )
+        return values
+
+
+def _of_any() -> set[str]:
+    return {key for model in BY_NAME.values() for key in model.model_fields}
 
 
 class RunningAverage(Merge):

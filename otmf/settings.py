@@ -222,7 +222,9 @@ def check(content: Any) -> Params:
         mistakes.insert(
             0,
             re.sub(
-                rf"(?<=\.merge\.)({'|'.join(merging.BY_NAME)})\.", "", validation.described(error, Params.model_fields)
+                rf"(?<=\.merge)\.({'|'.join(merging.BY_NAME)})(?=[.:])",
+                "",
+                validation.described(error, Params.model_fields),
             ),
         )
     if mistakes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 
@@ -204,7 +205,22 @@ def test_step_that_an_earlier_release_wrote_reads_on() -> None:
     )
     content["steps"]["s01"]["merge"] = former | {"method": "wudi", "ridge": 0.5}
     assert settings.check(content).steps["s01"].merge.ridge == 0.5
-    for wrong in ({"code_version": 5}, {"colour": 1}):
+    for wrong, said in (
+        ({"code_version": 5}, "expected settings of method otmf alone|expected a known key"),
+        ({"colour": 1}, "expected a known key"),
+    ):
         content["steps"]["s01"]["merge"] = former | wrong
-        with pytest.raises(settings.SettingsError, match="expected a known key"):
+        with pytest.raises(settings.SettingsError, match=said):
             settings.check(content)
+
+
+def test_many_settings_of_another_method_are_one_sentence() -> None:
+    merge = settings.merge("default", {}).model_dump(mode="json") | {"method": "wudi"}
+    content = {"line": "l", "tasks": {"a": {}}, "steps": {"s01": {"task": "a", "previous": "s00", "merge": merge}}}
+    with pytest.raises(settings.SettingsError) as caught:
+        settings.check(content)
+    assert str(caught.value).count("expected") == 1
+    assert re.search(
+        r"merge: expected settings of method wudi alone; received \w+, \w+, \w+ and \d+ more, which other methods have",
+        str(caught.value),
+    )

@@ -104,6 +104,58 @@ def test_changed_parameter_is_retrained_and_reasons_are_dvcs(otmf, root) -> None
     assert "3 stages ran" in done.stdout
 
 
+def test_method_that_lacks_its_own_past_is_refused_before_anything_runs(otmf, root, cards, tmp_path) -> None:
+    line, before = workspace.open_line(root), head(root)
+    kept = line.params.read_bytes()
+    document = workspace.read_params(line)
+    document["steps"]["s03"]["merge"] = {"method": "wudi"}
+    workspace.write_params(line, document)
+    said = otmf("retrain", "--plan", "--line", root, code=1).stderr
+    assert (
+        "steps.s03.merge: expected method otmf as at s02, as wudi needs what its own earlier steps left; received wudi"
+        in said
+    )
+    line.params.write_bytes(kept)
+    card = makers.card(tmp_path, "four", seed=9, merge={"method": "fisher"})
+    done = otmf("onboard", card, "--line", root, code=1)
+    assert "card four: steps.s04.merge: expected method otmf as at s03, as fisher needs" in done.stderr
+    assert ran(done.stdout + done.stderr) == []
+    assert head(root) == before
+
+
+def test_plan_says_what_has_to_be_committed_and_retraining_is_refused_at_once(otmf, root) -> None:
+    line = workspace.open_line(root)
+    kept = line.params.read_bytes()
+    document = workspace.read_params(line)
+    document["steps"]["s03"]["merge"]["scale"] = 0.8
+    workspace.write_params(line, document)
+    assert "Commit params.yaml with git first" in otmf("retrain", "--plan", "--line", root).stdout
+    for command in (("retrain",), ("retire", "one", "--reason", "x")):
+        done = otmf(*command, "--line", root, code=1)
+        assert "expected a line without uncommitted changes; received params.yaml" in done.stderr
+        assert "Beginning flow run" not in done.stdout + done.stderr
+    line.params.write_bytes(kept)
+
+
+def test_line_is_merged_by_another_method_where_every_step_says_so(otmf, tmp_path, cards) -> None:
+    """As docs/cards.md says it."""
+    root = makers.line(tmp_path / "other")
+    for name in ("one", "two"):
+        otmf("onboard", cards[name], "--line", root, "--override", "these tasks are a second's work")
+    line = workspace.open_line(root)
+    document = workspace.read_params(line)
+    document["defaults"]["merge"] = {"method": "fisher"}
+    for step in document["steps"].values():
+        step["merge"] = {"method": "fisher"}
+    workspace.write_params(line, document)
+    workspace.commit(root, "Merge by Fisher information")
+    done = otmf("retrain", "--line", root, "--override", "a trial")
+    assert "finetune@" not in " ".join(ran(done.stdout + done.stderr))
+    assert json.loads(line.trace("s02").read_text())["method"] == "fisher"
+    otmf("onboard", cards["three"], "--line", root, "--override", "these tasks are a second's work")
+    assert json.loads(line.trace("s03").read_text())["method"] == "fisher"
+
+
 def test_named_task_is_trained_again_to_the_same_bytes(otmf, root) -> None:
     line = layout.Layout(root)
     before = lineage.digest(line.merged("s03"))
