@@ -42,7 +42,9 @@ def main() -> None:
     for order in orders:
         for name, steps in _measured([run for run in wanted if run.order == order], given.line).items():
             found[name].append(steps)
-    words = f"{given.study} {given.line.name} --orders {len(orders)}"
+    words = (
+        f"{given.study} {given.line.name} --orders {len(orders)}{' --rows ' * bool(given.rows)}{' '.join(given.rows)}"
+    )
     print(
         machine.heading("What each step of a line of merges costs", f"python -m tests.benchmarks.bench_steps {words}")
     )
