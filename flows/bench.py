@@ -24,6 +24,7 @@ from flows import (
     plain_yaml,
     process,
     release,
+    repro,
     server,
     tracking,
     warm,
@@ -33,6 +34,7 @@ from otmf import layout, protocol, settings
 
 ALL_ROWS = "rows.parquet"
 LOCK = ".lock"
+OWN = ("data", "metrics", ".git", ".dvc", ".otmf")  # folders of a line that results may not lie in
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
         )
     try:
         content = plain_yaml.load(config.read_text(encoding="utf-8"))
-    except (YAMLError, RecursionError, ValueError) as error:
+    except (YAMLError, RecursionError, ValueError, KeyError) as error:  # KeyError: of ruamel, for `!!bool abc`
         raise workspace.not_yaml(config.name, error) from error
     asked = protocol.check(content)
     line = workspace.open_line(line or (Path() if asked.line is None else config.parent / asked.line))
@@ -96,6 +98,7 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
         raise settings.SettingsError(
             f"expected a folder for the results; received the file {folder}; name a folder with --results"
         )
+    _require_beside(line, folder)
     identities = {bench_rows.REFERENCES: _of_references(asked, tasks, line, params)} | bench_rows.identities(
         runs, _inputs(line, params, tasks)
     )
@@ -117,6 +120,7 @@ def run(planned: Plan, *, workers: int | None, cluster: str | None) -> Path:
     """
     planned.folder.mkdir(parents=True, exist_ok=True)
     with alone(planned.folder):
+        _require_as_locked(planned)
         for part in (planned.folder / "rows").glob("*.part"):
             part.unlink()
         if planned.left or bench_rows.REFERENCES not in planned.finished:
@@ -129,6 +133,30 @@ def run(planned: Plan, *, workers: int | None, cluster: str | None) -> Path:
         bench_tables.write(planned.folder, rows, references, title=_title(planned))
         _record(planned)
     return planned.folder
+
+
+def _require_beside(line: layout.Layout, folder: Path) -> None:
+    """Refuses results among the line's own files."""
+    root = line.root.resolve()
+    if folder == root or any((root / own) in (folder, *folder.parents) for own in OWN):
+        raise settings.SettingsError(
+            f"expected a folder of their own for the results; received {folder}, which holds files of the line; name another with --results"
+        )
+
+
+def _require_as_locked(planned: Plan) -> None:
+    """Refuses to run over files that are other than dvc.lock says: rows are bound to what it says.
+
+    Raises:
+        WorkspaceError: naming the first.
+    """
+    changed = repro.changed(planned.line.root)
+    read = _inputs(planned.line, workspace.params(planned.line), planned.tasks)
+    if other := [path for path in changed if path in read]:
+        raise workspace.WorkspaceError(
+            f"expected {other[0]} of {planned.line.root.name} as dvc.lock has it; received it {changed[other[0]]}; put it back with `dvc checkout "
+            f"{other[0]}`, or make it again with `otmf retrain`"
+        )
 
 
 def _flow(planned: Plan, workers: int | None, cluster: str | None) -> None:
@@ -213,7 +241,12 @@ def _require_left(line: layout.Layout, tasks: Sequence[str], drawn: int) -> None
     """Raises SettingsError if merges draw all unlabelled inputs of a task, so that none is left to score."""
     for task in tasks:
         path = line.manifest(task)
-        count = json.loads(path.read_text(encoding="utf-8"))["parts"]["unlabelled"]["images"] if path.exists() else None
+        with _readable(path):
+            count = (
+                int(json.loads(path.read_text(encoding="utf-8"))["parts"]["unlabelled"]["images"])
+                if path.exists()
+                else None
+            )
         if count is not None and count <= drawn:
             raise settings.SettingsError(
                 f"score: expected more than the {drawn} unlabelled inputs of {task} that data.new leaves to merges; received {count}; lower data.new, "
@@ -229,17 +262,18 @@ def _inputs(line: layout.Layout, params: settings.Params, tasks: Sequence[str]) 
     """
     stages = ["pretrained", *(f"{kind}@{task}" for task in tasks for kind in ("finetune", "extract"))]
     text = (line.root / lockfile.NAME).read_text(encoding="utf-8") if (line.root / lockfile.NAME).exists() else ""
-    locked = lockfile.read(text, stages) if text else {}
     found: dict[str, str] = {}
-    for stage in stages:
-        for out in locked.get(stage, {}).get("outs", []):
-            found[out["path"]] = out["md5"]
+    with _readable(line.root / lockfile.NAME):
+        locked = lockfile.read(text, stages) if text else {}
+        for stage in stages:
+            for out in locked.get(stage, {}).get("outs", []):
+                found[out["path"]] = out["md5"]
     for task in tasks:
         found[f"split of {task}"] = params.tasks[task].split.model_dump_json()
-        pointer = line.root / f"{line.raw(task).relative_to(line.root)}.dvc"
-        found[str(line.raw(task).relative_to(line.root))] = plain_yaml.load(pointer.read_text(encoding="utf-8"))[
-            "outs"
-        ][0]["md5"]
+        raw = line.raw(task).relative_to(line.root).as_posix()
+        pointer = line.root / f"{raw}.dvc"
+        with _readable(pointer):
+            found[raw] = plain_yaml.load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
     for path in (
         line.pretrained,
         *(place(task) for task in tasks for place in (line.task_vector, line.finetuned, line.raw)),
@@ -250,6 +284,17 @@ def _inputs(line: layout.Layout, params: settings.Params, tasks: Sequence[str]) 
                 f"expected {name} of {line.root.name}; received none; {'fetch it with `dvc pull`' if name in found else 'onboard the task first'}"
             )
     return found
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """One sentence for a file of the line that is there and does not read as its writer writes it."""
+    try:
+        yield
+    except (YAMLError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise workspace.WorkspaceError(
+            f"expected {path} as otmf and DVC write it; received another text; put it back with `git checkout -- {path.name}`, or from a copy"
+        ) from error
 
 
 def _of_references(asked: protocol.Protocol, tasks: Sequence[str], line: layout.Layout, params: settings.Params) -> str:
@@ -280,7 +325,12 @@ def _estimates(
 def _of_stages(line: layout.Layout, params: settings.Params) -> dict[str, float]:
     order = settings.chain(params.steps)
     wanted = [f"{kind}@{step}" for step in order for kind in ("merge-step", "evaluate")]
-    return tracking.seconds(tracking.prepare(line, params.line), wanted) if tracking.there(line) else {}
+    try:
+        return tracking.seconds(tracking.prepare(line, params.line), wanted) if tracking.there(line) else {}
+    except (
+        Exception
+    ):  # a store that does not answer or is damaged fails in many ways; without it the time is unknown, and no more
+        return {}
 
 
 def _estimate(run: protocol.Run, taken: dict[str, float], params: settings.Params) -> float | None:
@@ -320,14 +370,17 @@ def _reachable(line: layout.Layout, cluster: str | None) -> Iterator[None]:
 
 def table(planned: Plan, workers: int | None) -> Table:
     """The runs by method: how many, how many are done, and the minutes of those left on one process."""
-    shown = Table(title=f"{len(planned.runs)} runs over {len(planned.tasks)} tasks")
-    for column in ("method", "of", "runs", "done", "minutes left"):
-        shown.add_column(column, justify="left" if column in ("method", "of") else "right")
+    shown = Table(
+        title=f"{len(planned.runs)} runs over {len(planned.tasks)} tasks, {len({run.order for run in planned.runs})} orders"
+    )
+    for column in ("method", "of", "heads", "runs", "done", "minutes left"):
+        shown.add_column(column, justify="left" if column in ("method", "of", "heads") else "right")
     for name in dict.fromkeys(run.method for run in planned.runs):
         own = [run for run in planned.runs if run.method == name]
         left = [run for run in own if run.name not in planned.finished]
         minutes = _minutes(planned, left)
-        shown.add_row(name, own[0].merge["method"] + (", all at once" if own[0].joint else ""), str(len(own)), str(len(own) - len(left)),
+        merges = dict.fromkeys(", ".join(found["heads"] for found in run.heads) for run in own)
+        shown.add_row(name, own[0].merge["method"] + (", all at once" if own[0].joint else ""), " / ".join(merges), str(len(own)), str(len(own) - len(left)),
                       "unknown" if minutes is None else f"{minutes:.1f}")  # fmt: skip
     return shown
 
@@ -338,7 +391,7 @@ def summary(planned: Plan, workers: int | None) -> str:
     took = (
         "nothing of a kind was run here before, so the time is unknown"
         if minutes is None
-        else f"about {minutes / count:.0f} min"
+        else f"about {max(minutes / count, 1 if planned.left else 0):.0f} min"
     )
     return f"{len(planned.left)} of {len(planned.runs)} runs left; on {count} process{'es' if count > 1 else ''} {took}. Nothing was run."
 

@@ -37,24 +37,52 @@ def bench(root: str, folder: str, asked: list[dict[str, Any]], workers: int, clu
 
 @flow(name="bench", validate_parameters=False)
 def _bench(root: str, folder: str, asked: list[dict[str, Any]]) -> None:
-    say, begun, failed = logs.lines(), time.monotonic(), []
+    say, begun, failed, done = logs.lines(), time.monotonic(), [], {}
     longest_first = sorted(asked, key=lambda run: -(run["seconds"] or 0))
     by_future = {one.submit(root, run, run["name"]): run for run in longest_first}
     for count, future in enumerate(as_completed(list(by_future)), start=1):
         run = by_future[future]
         try:
             rows = future.result()
+            bench_rows.write(Path(folder), run["name"], rows, identity=run["identity"])
         except Exception as error:
             failed.append(f"{run['name']}: {errors.sentence(error)}")
             say(f"[{count}/{len(asked)}] {failed[-1]}")
             continue
-        bench_rows.write(Path(folder), run["name"], rows, identity=run["identity"])
-        left = (time.monotonic() - begun) / count * (len(asked) - count) / 60
-        say(f"[{count}/{len(asked)}] {run['name']}: {_said(run, rows)}; about {left:.0f} min left")
+        done[run["name"]] = rows[0]["run_seconds"]
+        left = seconds_left(asked, done, time.monotonic() - begun) / 60
+        say(f"[{count}/{len(asked)}] {run['name']}: {_said(run, rows)}; about {max(left, 1):.0f} min left")
     if failed:
         raise WorkspaceError(
             f"expected {len(asked)} runs to end well; received {len(failed)} that did not, the first {failed[0]}; the others are kept: run it again"
         )
+
+
+def seconds_left(asked: list[dict[str, Any]], done: dict[str, float], elapsed: float) -> float:
+    """How long the runs that are left may take: as others of their method did, else as was thought before, else as the mean of all; as many at a time
+    as so far.
+
+    Args:
+        asked: all runs, with `name`, `run` (with `method`, or None) and `seconds` (None: unknown).
+        done: name -> seconds of those that ended.
+        elapsed: seconds since the first began.
+    """
+
+    def method(run: dict[str, Any]) -> str:
+        return "" if run["run"] is None else run["run"]["method"]
+
+    taken: dict[str, list[float]] = {}
+    for run in asked:
+        if run["name"] in done:
+            taken.setdefault(method(run), []).append(done[run["name"]])
+    mean = sum(done.values()) / len(done)
+
+    def guess(run: dict[str, Any]) -> float:
+        own = taken.get(method(run))
+        return sum(own) / len(own) if own else mean if run["seconds"] is None else run["seconds"]
+
+    at_a_time = max(sum(done.values()) / elapsed, 0.5) if elapsed else 1.0
+    return sum(guess(run) for run in asked if run["name"] not in done) / at_a_time
 
 
 def _said(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -62,7 +90,7 @@ def _said(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     if run["run"] is None:
         return seconds
     last = [row["accuracy"] for row in rows if row["step"] == len(run["tasks"]) and row["heads"] == rows[0]["heads"]]
-    return f"ACC {100 * sum(last) / len(last):.1f} %, {seconds}"
+    return f"ACC {100 * sum(last) / len(last):.1f} % (heads {rows[0]['heads']}), {seconds}"
 
 
 def _local(workers: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from flows.failures import WorkspaceError
 from otmf import protocol
 
 IDENTITY = b"otmf.run"
+CONTENT = b"otmf.rows"
 REFERENCES = "references"
 
 
@@ -32,6 +34,9 @@ def finished(folder: Path, wanted: Mapping[str, str]) -> set[str]:
         WorkspaceError: if rows of another configuration lie there; they are never mixed.
     """
     files = sorted((folder / "rows").glob("*.parquet"))
+    for file in files:
+        if not file.is_file():
+            raise WorkspaceError(f"expected files of rows in {folder}; received {file.name}, which is none; remove it")
     foreign = [file for file in files if wanted.get(file.stem) != _identity(file)]
     if not foreign:
         return {file.stem for file in files}
@@ -40,14 +45,15 @@ def finished(folder: Path, wanted: Mapping[str, str]) -> set[str]:
     names = sorted({file.name.split(".")[0] for file in foreign})
     others = f", and {len(foreign) - 1} more of {', '.join(names)[:200]}" if len(foreign) > 1 else ""
     raise WorkspaceError(
-        f"expected in {folder} only rows of this configuration; received {first.name}, of {what}{others}; name another folder with --results, or "
-        f"remove {'them' if others else 'that file'}"
+        f"expected in {folder} only rows of this configuration; received {first.name}, of {what}{others}; name another folder with --results, "
+        f"remove {'them' if others else 'that file'}, or name the tasks of then with `tasks`, where the line has new ones"
     )
 
 
 def write(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], *, identity: str) -> None:
     """The rows of one run."""
-    _write(path(folder, name), pd.DataFrame(list(rows)), {IDENTITY: identity.encode()})
+    found = pd.DataFrame(list(rows))
+    _write(path(folder, name), found, {IDENTITY: identity.encode(), CONTENT: _digest(found)})
 
 
 def gather(folder: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -62,11 +68,17 @@ def read(file: Path) -> pd.DataFrame:
         WorkspaceError: if they are not.
     """
     try:
-        return pd.read_parquet(file)
-    except (OSError, ValueError) as error:
+        table = parquet.read_table(file)
+        found = table.to_pandas()
+    except Exception as error:  # pyarrow and pandas have many for what is damaged
         raise WorkspaceError(
             f"expected rows in {file}; received {' '.join(str(error).split())[:200]}; remove that file, and run `otmf bench` again"
         ) from error
+    if (table.schema.metadata or {}).get(CONTENT, _digest(found)) != _digest(found):
+        raise WorkspaceError(
+            f"expected rows in {file} as they were written; received others; remove that file, and run `otmf bench` again"
+        )
+    return found
 
 
 def keep(file: Path, rows: pd.DataFrame) -> None:
@@ -76,6 +88,10 @@ def keep(file: Path, rows: pd.DataFrame) -> None:
 
 def identities(runs: Sequence[protocol.Run], inputs: Mapping[str, str]) -> dict[str, str]:
     return {run.name: run.identity(inputs) for run in runs}
+
+
+def _digest(rows: pd.DataFrame) -> bytes:
+    return hashlib.sha256(rows.to_json(orient="split", double_precision=15).encode()).hexdigest().encode()
 
 
 def _identity(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Every method of the methods table over several task orders, as one DVC stage beside the line's chain."""
+"""OTMF's presets beside three other methods over several task orders, as one DVC stage beside the line's chain."""
 
 from __future__ import annotations
 

@@ -23,14 +23,18 @@ ByOption = Annotated[str | None, typer.Option(help="Who decides; your user name 
 
 
 @contextmanager
-def clear_failures() -> Iterator[None]:
-    """Turns expected errors into one sentence on stderr and exit code 1; an interrupt into exit code 130."""
+def clear_failures(interrupted: str = "the line is as it was") -> Iterator[None]:
+    """Turns expected errors into one sentence on stderr and exit code 1; an interrupt into exit code 130.
+
+    Args:
+        interrupted: how things are after an interrupt.
+    """
     from flows import process, workspace
 
     try:
         yield
     except KeyboardInterrupt:
-        err.print("otmf: interrupted; the line is as it was", markup=False)
+        err.print(f"otmf: interrupted; {interrupted}", markup=False)
         raise typer.Exit(130) from None
     except (process.ProcessError, workspace.WorkspaceError, ValueError, OSError) as error:
         if os.environ.get("OTMF_DEBUG"):

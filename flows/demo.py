@@ -61,5 +61,5 @@ def _complete_now(line: layout.Layout, out: Console) -> None:
     if missing:
         series.onboard(line, [card(task) for task in missing], out)
     if not compared(line):
-        out.rule(f"Every method of the table, {ORDERS} task orders")
+        out.rule(f"OTMF beside other methods, {ORDERS} task orders")
         compare.run(line, orders=ORDERS, log=out.print)

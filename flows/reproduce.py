@@ -135,7 +135,7 @@ def _compare(line: layout.Layout, count: int, orders: int, result: Path, out: Co
         raise workspace.WorkspaceError(
             f"expected the comparison of {count} tasks before others arrived; received a line with {known}; take another folder"
         )
-    out.rule(f"Every method of the table on {count} tasks, {orders} orders")
+    out.rule(f"OTMF beside other methods on {count} tasks, {orders} orders")
     compare.run(line, orders=orders, log=out.print)
     result.parent.mkdir(exist_ok=True)
     shutil.copyfile(line.root / compare.RESULT, result)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+
+def _whole(value: Any) -> Any:
+    """Refuses what would pass for a whole number: true is no count, nor is a text."""
+    if isinstance(value, bool | str):
+        raise ValueError(f"expected a whole number; received {value!r}; write a number without quotes")
+    return value
+
+
+MOST = 2**31 - 1
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-MOST = 2**31 - 1
-Count = Annotated[int, Field(ge=1, le=MOST)]
-CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)]
 NamePattern = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -54,12 +54,23 @@ def asked(name: str, given: Mapping[str, Any], rule: DataRule, *, kinds: Sequenc
     preset, joint, kinds = values.pop("preset", None), values.pop("joint", False), values.pop("heads", kinds)
     tune = values.pop("head_tune", {})
     if preset is None and "method" not in values:
+        if name in presets.PRESETS:
+            raise settings.SettingsError(
+                f"method: expected one beside a row named {name}, which is a preset; received none; write {{preset: {name}}}"
+            )
         values["method"] = name
+    other = values.get("method", name if name in merging.BY_NAME else merging.DEFAULT)
+    if preset is not None and other != merging.DEFAULT:
+        raise settings.SettingsError(
+            f"preset: expected none beside method {str(other)[:60]}, as presets are of {merging.DEFAULT}; received {str(preset)[:60]!r}; leave it out, or "
+            "name the row otherwise"
+        )
     if "seed" in values:
         raise settings.SettingsError("seed: expected none, as `seeds` has them; received one; remove it")
     if "code_version" in values:
         raise settings.SettingsError("code_version: expected none, as it is the code's own; received one; remove it")
-    options = _fitted(preset or "default", values, rule, None)
+    preset = "default" if preset is None else preset
+    options = _fitted(preset, values, rule, None)
     if joint is not False and (joint is not True or options.method not in JOINT):
         raise settings.SettingsError(
             f"joint: expected true, and a method whose joint merge is another one ({', '.join(JOINT)}); received {joint!r} for "
@@ -78,7 +89,7 @@ def asked(name: str, given: Mapping[str, Any], rule: DataRule, *, kinds: Sequenc
         raise settings.SettingsError(f"heads: expected each once; received {twice[0]!r} twice; remove one")
     merges: list[tuple[merging.Merge, list[settings.HeadTune]]] = []
     for found in _heads(kinds, tune, rule):
-        own = _fitted(preset or "default", values, rule, found.heads)
+        own = _fitted(preset, values, rule, found.heads)
         same = next((heads for merge, heads in merges if merge == own), None)
         if same is None:
             merges.append((own, [found]))

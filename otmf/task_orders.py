@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 def task_mistakes(tasks: Sequence[str], known: Sequence[str]) -> Iterator[str]:
     """A sentence for each mistake in the tasks that a comparison names, of those that the line knows."""
     if not tasks:
-        yield "tasks: expected at least one; received none; name tasks of the line"
+        remedy = "name tasks of the line" if known else "onboard a task first"
+        yield f"tasks: expected at least one; received none; {remedy}"
     for task in dict.fromkeys(tasks):
         if task not in known:
             yield f"tasks: expected tasks of the line ({', '.join(known) or 'none yet'}); received {task!r}; correct it"
@@ -37,11 +38,17 @@ def order_mistakes(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]
 
 
 def named(orders: Sequence[int | tuple[str, ...]], tasks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each order with its name: a seed of `random.Random`, or `given1`, ... of those that are lists."""
+    """Each order with its name: a seed of `random.Random`, or `given1`, ... of those that are lists.
+
+    Of equal ones the first: of few tasks several seeds give the same order, which is no further evidence.
+    """
+    found: set[tuple[str, ...]] = set()
     for place, order in enumerate(orders, start=1):
+        name, ordered = f"given{place}", order
         if isinstance(order, int):
             shuffled = list(tasks)
             random.Random(order).shuffle(shuffled)
-            yield str(order), tuple(shuffled)
-        else:
-            yield f"given{place}", order
+            name, ordered = str(order), tuple(shuffled)
+        if ordered not in found:
+            found.add(ordered)
+            yield name, ordered

@@ -19,6 +19,7 @@ _KINDS = {
     "model_type": _MAPPING,
     "model_attributes_type": _MAPPING,
 }
+MOST_TOLD = 20  # mistakes in one sentence
 ALIKE = 0.75  # of difflib's ratio: an unknown key is a known one misspelt
 
 
@@ -28,13 +29,14 @@ def shown(value: Any) -> str:
 
 
 def described(error: ValidationError, known: Iterable[str] = ()) -> str:
-    """All mistakes in one line, each with the place it stands at.
+    """All mistakes in one line, each with the place it stands at; of very many the first.
 
     Args:
         known: the keys of the section itself, so that an unknown one can be told what it may be.
     """
     found = error.errors()
-    return "; ".join(_described(mistake, known) for mistake in found if not _follows(mistake, found))
+    told = [_described(mistake, known) for mistake in found if not _follows(mistake, found)]
+    return "; ".join([*told[:MOST_TOLD], *([f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else [])])
 
 
 def _follows(mistake: Any, others: Iterable[Any]) -> bool:

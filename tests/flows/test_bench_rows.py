@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import pandas as pd
 import pytest
 
@@ -29,7 +32,10 @@ def test_rows_of_another_configuration_are_refused(tmp_path, wanted, said) -> No
 def test_all_rows_of_another_configuration_are_told_at_once(tmp_path) -> None:
     for name in ("a.42.0", "b.42.0", "b.43.0"):
         bench_rows.write(tmp_path, name, ROWS, identity="x")
-    with pytest.raises(WorkspaceError, match=r"received b\.42\.0\.parquet, .*, and 1 more of b; .* or remove them"):
+    with pytest.raises(
+        WorkspaceError,
+        match=r"received b\.42\.0\.parquet, .*, and 1 more of b; .* remove them, or name the tasks of then",
+    ):
         bench_rows.finished(tmp_path, {"a.42.0": "x"})
 
 
@@ -63,3 +69,23 @@ def test_interrupted_write_leaves_no_file(tmp_path, monkeypatch) -> None:
 def test_rows_taken_together_read_anywhere(tmp_path) -> None:
     bench_rows.keep(tmp_path / "all.parquet", pd.DataFrame(ROWS))
     assert pd.read_parquet(tmp_path / "all.parquet")["accuracy"].tolist()[0] == 0.5
+
+
+@pytest.mark.parametrize("place", range(0, 4000, 61))
+def test_no_flipped_bit_is_taken_for_rows(tmp_path, place) -> None:
+    rows = [{"task": "one", "step": 1, "accuracy": 0.1 * number, "heads": "frozen"} for number in range(8)]
+    bench_rows.write(tmp_path, "a.42.0", rows, identity="x")
+    path = bench_rows.path(tmp_path, "a.42.0")
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << (place % 8)
+    path.write_bytes(content)
+    with contextlib.suppress(WorkspaceError):
+        found = bench_rows.gather(tmp_path, ["a.42.0"])
+        pd.testing.assert_frame_equal(found, pd.DataFrame(rows))
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path) -> None:
+    (tmp_path / "rows").mkdir()
+    os.mkfifo(tmp_path / "rows/a.42.0.parquet")
+    with pytest.raises(WorkspaceError, match="expected files of rows in .*; received a.42.0.parquet, which is none"):
+        bench_rows.finished(tmp_path, {"a.42.0": "x"})

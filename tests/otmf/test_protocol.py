@@ -17,23 +17,43 @@ def asked(**values) -> list[protocol.Run]:
 
 
 def test_orders_are_the_published_shuffles_and_seeds_42_to_51_unless_set() -> None:
-    found = asked()
+    tasks = tuple("abcdefgh")
+    found = protocol.runs(protocol.check({"methods": {"wudi": None}}), tasks)
     assert [run.order for run in found] == [str(seed) for seed in range(42, 52)]
     for run in found:
-        wanted = list(TASKS)
+        wanted = list(tasks)
         random.Random(int(run.order)).shuffle(wanted)
         assert run.tasks == tuple(wanted)
 
 
 def test_every_method_runs_over_every_order_and_seed() -> None:
     found = asked(
-        orders=[42, ["two", "one", "three"]], seeds=[0, 7], methods={"wudi": None, "gentle": {"method": "opcm"}}
+        orders=[42, ["three", "one", "two"]], seeds=[0, 7], methods={"wudi": None, "gentle": {"method": "opcm"}}
     )
     assert [run.name for run in found] == [
         f"{name}.{order}.{seed}" for name in ("wudi", "gentle") for order in ("42", "given2") for seed in (0, 7)
     ]
-    assert found[-1].tasks == ("two", "one", "three")
+    assert found[-1].tasks == ("three", "one", "two")
     assert found[-1].merge["seed"] == 7
+
+
+def test_order_that_an_earlier_one_repeats_is_no_further_evidence() -> None:
+    found = protocol.runs(protocol.check({"methods": {"wudi": None}}), ("one", "two"))
+    assert sorted(run.tasks for run in found) == [("one", "two"), ("two", "one")]
+    assert len(protocol.runs(protocol.check({"methods": {"wudi": None}}), ("one",))) == 1
+
+
+@pytest.mark.parametrize("values", [{"data": {"new": True}}, {"seeds": ["1"]}, {"data": {"old": "5"}}])
+def test_what_would_pass_for_a_whole_number_is_refused(values) -> None:
+    with pytest.raises(settings.SettingsError, match="expected a whole number; received"):
+        asked(**values)
+
+
+def test_many_seeds_and_many_mistakes_are_told_soon_and_in_few_words() -> None:
+    assert len(protocol.check({"methods": {"wudi": None}, "seeds": list(range(60_000))}).seeds) == 60_000
+    with pytest.raises(settings.SettingsError) as caught:
+        protocol.check({"methods": {"wudi": None}, "tasks": [[]] * 5_000})
+    assert len(str(caught.value)) < 4_000
 
 
 def test_method_sees_as_much_as_the_rule_allows_where_it_does_not_say_how_much() -> None:
@@ -185,6 +205,11 @@ def test_what_a_run_is_decides_its_identity() -> None:
         ({"methods": {"wudi": {"head_tune": ["ridge"]}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"methods": {"wudi": {"head_tune": {"heads": "all"}}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"colour": 1}, "colour: expected a known key"),
+        ({"methods": {"wudi": {"preset": "default"}}}, "preset: expected none beside method wudi, as presets are of otmf; received 'default'"),
+        ({"methods": {"x": {"preset": "paper", "method": "wudi"}}}, "preset: expected none beside method wudi"),
+        ({"methods": {"x": {"preset": ""}}}, "preset: expected one of default, paper, transport; received ''"),
+        ({"methods": {"x": {"preset": 0}}}, "preset: expected one of "),
+        ({"methods": {"default": {}}}, "expected one beside a row named default, which is a preset; received none; write {preset: default}"),
     ],
 )  # fmt: skip
 def test_mistake_gets_one_sentence_before_anything_runs(values, said) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ def config(onboarded, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bench") / "study.yaml"
     content = {
         "line": os.path.relpath(onboarded[0], path.parent),
-        "orders": [42, ["second", "first"]],
+        "orders": [42, ["first", "second"]],
         "data": {"new": 8, "old": 6, "labels": True},
         "methods": {
             "wudi": None,
@@ -210,6 +211,7 @@ def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> Non
         ("methods: {wudi: {}", "expected YAML in wrong.yaml"),
         (f"tasks: {'[' * 600}{']' * 600}", "expected YAML in wrong.yaml"),
         ("", "expected a known key|methods"),
+        ("pairs: !!bool abc\nmethods: {wudi: {}}", "expected YAML in wrong.yaml"),
     ],
 )
 def test_wrong_configuration_is_one_sentence_and_nothing_runs(otmf, config, tmp_path, content, said) -> None:
@@ -231,6 +233,51 @@ def test_configuration_that_is_no_file_and_results_that_are_no_folder_are_refuse
         "expected a folder for the results; received the file"
         in otmf("bench", tmp_path / "study", "--plan", code=1).stderr
     )
+
+
+def test_results_among_the_files_of_the_line_are_refused(otmf, config) -> None:
+    line = (config.parent / _line(config)).resolve()
+    for folder in (line, line / "data" / "results" / "study", line / ".git"):
+        assert (
+            "expected a folder of their own for the results"
+            in otmf("bench", config, "--plan", "--results", folder, code=1).stderr
+        )
+
+
+def test_line_whose_files_do_not_read_is_told_in_one_sentence(otmf, config, tmp_path) -> None:
+    line = tmp_path / "line"
+    shutil.copytree((config.parent / _line(config)).resolve(), line, symlinks=True)
+    pointer, lock = line / "data/raw/first.dvc", line / "dvc.lock"
+    for path, content in ((pointer, ""), (pointer, "outs: []"), (pointer, "{"), (lock, "{"), (lock, "stages: 3")):
+        before = path.read_bytes()
+        path.write_text(content)
+        said = otmf("bench", config, "--plan", "--line", line, code=1).stderr
+        assert f"expected {path} as otmf and DVC write it; received another text" in said
+        assert said.count("\n") == 1
+        path.write_bytes(before)
+
+
+def test_estimate_needs_no_tracking_store(otmf, config, tmp_path) -> None:
+    line = tmp_path / "line"
+    shutil.copytree((config.parent / _line(config)).resolve(), line, symlinks=True)
+    for path in (line / ".otmf/mlflow").glob("*.db"):
+        path.write_bytes(b"no database")
+    assert (
+        "so the time is unknown"
+        in otmf("bench", config, "--plan", "--line", line, "--results", tmp_path / "new").stdout
+    )
+
+
+def test_vector_that_is_not_the_one_of_the_lock_is_not_run_over(otmf, config, tmp_path) -> None:
+    line = tmp_path / "line"
+    shutil.copytree((config.parent / _line(config)).resolve(), line, symlinks=True)
+    path = line / "data/models/task_vectors/first/vector.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    said = otmf("bench", config, "--line", line, "--results", tmp_path / "new", code=1).stderr
+    assert "expected data/models/task_vectors/first of line as dvc.lock has it; received it modified" in said
 
 
 def _line(config: Path) -> str:
