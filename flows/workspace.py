@@ -277,7 +277,7 @@ def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
 
 def not_yaml(name: str, error: Exception) -> settings.SettingsError:
     """The refusal of a text that does not read."""
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).partition("To suppress this check")[0].split())[:300]
     return settings.SettingsError(f"expected YAML in {name}; received {reason}; mend the file")
 
 

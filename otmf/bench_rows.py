@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import field_validator
+
 from otmf import merging, presets, settings
 from otmf._section import CountOrNone, Section
 
@@ -22,6 +24,13 @@ class DataRule(Section):
     new: CountOrNone = 300
     old: CountOrNone = 0
     labels: bool = False
+
+    @field_validator("new")
+    @classmethod
+    def _some_or_none(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("expected 0, or at least 2, as a merge reads a batch of them; received 1; correct it")
+        return value
 
 
 @dataclass(frozen=True)

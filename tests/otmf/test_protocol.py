@@ -205,6 +205,7 @@ def test_what_a_run_is_decides_its_identity() -> None:
         ({"methods": {"wudi": {"head_tune": ["ridge"]}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"methods": {"wudi": {"head_tune": {"heads": "all"}}}}, "head_tune: expected a mapping of settings of heads without"),
         ({"colour": 1}, "colour: expected a known key"),
+        ({"data": {"new": 1}}, "data.new: expected 0, or at least 2"),
         ({"methods": {"wudi": {"preset": "default"}}}, "preset: expected none beside method wudi, as presets are of otmf; received 'default'"),
         ({"methods": {"x": {"preset": "paper", "method": "wudi"}}}, "preset: expected none beside method wudi"),
         ({"methods": {"x": {"preset": ""}}}, "preset: expected one of default, paper, transport; received ''"),

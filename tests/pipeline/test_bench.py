@@ -211,6 +211,10 @@ def test_runs_go_to_a_dask_cluster_by_its_address(otmf, config, tmp_path) -> Non
         ("methods: {wudi: {}", "expected YAML in wrong.yaml"),
         (f"tasks: {'[' * 600}{']' * 600}", "expected YAML in wrong.yaml"),
         ("", "expected a known key|methods"),
+        (
+            "seeds: [0]\nseeds: [1]\nmethods: {wudi: {}}",
+            'found duplicate key "seeds" with value "[]" (original value: "[]"); mend the file|duplicate key',
+        ),
         ("pairs: !!bool abc\nmethods: {wudi: {}}", "expected YAML in wrong.yaml"),
     ],
 )
