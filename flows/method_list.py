@@ -24,7 +24,7 @@ def table() -> Table:
 
 
 def one(name: str) -> str:
-    """What a method does and its settings mean, as its code says it.
+    """What a method does and its settings mean.
 
     Raises:
         SettingsError: if there is no such method.
@@ -33,13 +33,12 @@ def one(name: str) -> str:
         raise settings.SettingsError(
             f"method: expected one of {', '.join(merging.BY_NAME)}; received {name[:60]!r}; choose one of them"
         )
-    from otmf import methods  # it needs torch, which the table does not
-
-    step, model = methods.METHODS[name].step, merging.BY_NAME[name]
-    own = model.__doc__ if "__doc__" in vars(model) and model.__doc__ else ""
-    said = [inspect.getdoc(inspect.getmodule(step)), inspect.cleandoc(step.__doc__ or ""), inspect.cleandoc(own)]
-    parts = [f"{name} ({merging.SOURCES[name]}); its merges see {_sees(model)}.", *filter(None, said)]
-    return "\n\n".join([*parts, f"Settings: {_told(_own(model)) or 'none of its own'}."])
+    model = merging.BY_NAME[name]
+    shared = "Of all methods: " + inspect.getdoc(merging.Merge).partition("\n\n")[2]
+    about = f"{name} ({merging.SOURCES[name]}); its merges see {_sees(model)}."
+    return "\n\n".join(
+        [about, inspect.getdoc(model), f"Its settings: {_told(_own(model)) or 'none of its own'}.", shared]
+    )
 
 
 def _own(model: type[merging.Merge]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -25,6 +25,10 @@ class Merge(Section):
     seed: of all that is drawn.
     lines: the factors of the first and the last block of the merged vector, linear between; None: as it is merged.
     """
+
+    follows_itself: ClassVar[bool] = (
+        False  # whether a later step needs what the step before it left, of the same method
+    )
 
     code_version: Count = 5
     method: str
@@ -59,46 +63,84 @@ def _of_any() -> set[str]:
 
 
 class RunningAverage(Merge):
+    """The mean of the task vectors so far."""
+
     method: Literal["running_average"] = "running_average"
 
 
 class TaskArithmetic(Merge):
+    """The sum of the task vectors so far, each times `coefficient`."""
+
     method: Literal["task_arithmetic"] = "task_arithmetic"
     coefficient: Positive = 0.3
 
 
 class Ties(Merge):
+    """Entries that agree with the elected sign, of the trimmed sum so far and the trimmed new vector, times `coefficient`.
+
+    density: the fraction of a vector's entries that trimming keeps.
+    """
+
+    follows_itself: ClassVar[bool] = True
     method: Literal["ties"] = "ties"
     coefficient: Positive = 0.3
     density: Fraction = 0.2
 
 
 class TiesPublished(Ties):
+    """The merged vector and, added to it, `coefficient` times TIES of it and the new one: as published, it adds what is there already."""
+
+    follows_itself: ClassVar[bool] = False
     method: Literal["ties_published"] = "ties_published"
 
 
 class Dare(Merge):
+    """Task arithmetic (`coefficient`) with entries dropped at random and the rest scaled up.
+
+    drop: the probability that an entry is dropped.
+    """
+
     method: Literal["dare"] = "dare"
     coefficient: Positive = 0.3
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
 class MagMax(Merge):
+    """Of all task vectors so far, entry by entry, that of the greatest magnitude, times `coefficient`."""
+
+    follows_itself: ClassVar[bool] = True
     method: Literal["magmax"] = "magmax"
     coefficient: Positive = 0.5
 
 
 class Opcm(Merge):
+    """Of each new linear weight what is orthogonal to the leading directions of the merged one, at a norm that is kept.
+
+    threshold: the part of the sum of the merged weight's singular values that its leading directions have.
+    """
+
+    follows_itself: ClassVar[bool] = True
     method: Literal["opcm"] = "opcm"
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
 class NullSpace(Merge):
+    """NUFILT's filter alone: of each new linear weight what does not act on the leading input directions of the merged one.
+
+    null_rank: how many of those directions.
+    """
+
     method: Literal["null_space"] = "null_space"
     null_rank: Count = 128
 
 
 class Nufilt(Merge):
+    """Each new linear weight filtered off the leading input directions of the merged one, and a small way back learned without data.
+
+    null_rank, new_rank: leading directions of the merged weight, and of the new one that the way back is to restore.
+    adapter_rank, steps, learning_rate: of the way back, and of Adam.
+    """
+
     method: Literal["nufilt"] = "nufilt"
     null_rank: Count = 128
     new_rank: Count = 8
@@ -108,6 +150,13 @@ class Nufilt(Merge):
 
 
 class Dop(Merge):
+    """Each linear weight pulled to the merged one and to the new one along the directions that matter to each, balanced by MGDA.
+
+    spectrum: the part of the sum of the singular values that is looked at.
+    balance, balance_decay: weight of the old side to begin with, and of what its running mean keeps at each step.
+    steps, learning_rate: of Adam.
+    """
+
     method: Literal["dop"] = "dop"
     spectrum: Fraction = 0.99999
     balance: Fraction = 0.8
@@ -117,30 +166,46 @@ class Dop(Merge):
 
 
 class IsoC(Merge):
+    """The sum of all task vectors with the singular values of each matrix made equal, times `coefficient`."""
+
+    follows_itself: ClassVar[bool] = True
     method: Literal["iso_c"] = "iso_c"
     coefficient: Positive = 1.0
 
 
 class TsvM(Merge):
+    """The leading singular triplets of the merged vector and of the new one side by side, made orthogonal, times `coefficient`."""
+
+    follows_itself: ClassVar[bool] = True
     method: Literal["tsv_m"] = "tsv_m"
     coefficient: Positive = 1.0
 
 
 class Wudi(Merge):
+    """WUDI's objective in closed form, from running sums: per linear weight the merge that interferes least with any task vector.
+
+    ridge: in units of the mean diagonal entry of the summed Gram matrices. (The published 300 steps of Adam are its joint form in `otmf bench`.)
+    """
+
+    follows_itself: ClassVar[bool] = True
     method: Literal["wudi"] = "wudi"
     ridge: Positive = 1e-2
 
 
 class _NewInputs(Merge):
-    """Of methods that see unlabelled inputs of the new task and keep none."""
+    """Of methods that see unlabelled inputs of the new task and keep none, but sums over the tasks."""
 
+    follows_itself: ClassVar[bool] = True
     unlabelled_images: Count = 256
     pre_images: Literal["none"] = "none"
 
 
 class Fisher(_NewInputs):
-    """normalise, floor: the information of all numbers of a task at unit length, and what is added to that of each.
-    draws: of a class for each input, from the expert's own prediction."""
+    """The mean of the task vectors, each number weighed by how much its task's predictions depend on it, from running sums.
+
+    normalise, floor: the information of all numbers of a task at unit length, and what is added to that of each.
+    draws: of a class for each input, from the expert's own prediction.
+    """
 
     method: Literal["fisher"] = "fisher"
     normalise: bool = True
@@ -149,17 +214,31 @@ class Fisher(_NewInputs):
 
 
 class RegMean(_NewInputs):
+    """Per linear weight the least-squares merge on the inputs that each expert's layer saw, from running sums.
+
+    shrinkage: of the off-diagonal entries of the Gram matrices.
+    """
+
     method: Literal["regmean"] = "regmean"
     shrinkage: Fraction = 0.95
 
 
 class Lot(_NewInputs):
+    """As RegMean, with plain Gram matrices, the pseudo-inverse of their sum, and `coefficient`."""
+
     method: Literal["lot"] = "lot"
     unlabelled_images: Count = 64
     coefficient: Positive = 1.0
 
 
 class AdaMergingTaskWise(Merge):
+    """How much of the merged vector and of the new one: two factors, by which predictions become sure.
+
+    coefficient: the new one's, to begin with.
+    steps, learning_rate, batch_size: of Adam on the mean entropy.
+    pre_images, memory_size, remember_targets, unlabelled_images: as OTMF's.
+    """
+
     method: Literal["adamerging_task_wise"] = "adamerging_task_wise"
     coefficient: Positive = 0.3
     steps: CountOrNone = 50
@@ -172,11 +251,19 @@ class AdaMergingTaskWise(Merge):
 
 
 class AdaMergingLayerWise(AdaMergingTaskWise):
+    """As `adamerging_task_wise`, with two factors for each tensor."""
+
     method: Literal["adamerging_layer_wise"] = "adamerging_layer_wise"
 
 
 class Distillation(Merge):
-    """Defaults as OTMF's, where it has them; the learning rate is that of fine-tuning."""
+    """The merged model itself is trained, all of it, to give what experts gave; no vector is combined.
+
+    start: from the merged vector (`merged`), or from that plus the new one (`sum`).
+    objective: of features (`mse`, `l1`) or of predictions (`logits`, `kl`).
+    steps, learning_rate, batch_size: of Adam; the rate is that of fine-tuning.
+    pre_images, memory_size, remember_targets, unlabelled_images: as OTMF's.
+    """
 
     method: Literal["distillation"] = "distillation"
     start: Literal["merged", "sum"] = "merged"
@@ -191,8 +278,15 @@ class Distillation(Merge):
 
 
 class Otmf(Merge):
-    """As in `otmf.fusion` and `otmf.mask_training`; the values here are the preset `transport`.
+    """Masks on the merged vector and on the new one, trained without labels; the values here are the preset `transport`.
 
+    combination, alpha, scale: as in `otmf.fusion`: a convex combination with weight alpha of the merged vector, or a sum.
+    granularity: a mask for each element, row, column or tensor, of low rank, or of a share of the elements (`sparse`).
+    epsilon, batch_size, steps: of the Sinkhorn distance; inputs in a batch; steps of Adam.
+    pre_images: which old inputs there are: of all tasks (`memory`), of the last (`previous_task`), the new ones (`new_task`), or none.
+    memory_size, unlabelled_images: how many old inputs are remembered in all; how many new ones are seen at most.
+    remember_targets: whether what experts gave for old inputs is remembered, or asked of the merged model.
+    alternate: one vector's masks at a time.
     schedule, start: where a step begins, with masks at one, as in `otmf.methods.otmf`.
     retention: the part of a change of mean curvature that each step takes back towards where old and new predictions balance, more of a steeper
         one, less of a flatter one (`otmf.retention`), by what earlier steps kept in place of their inputs (`otmf.curvature`). 0: nothing is kept for it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
-from otmf import merging, methods, settings
+from otmf import merging, settings
 
 
 def require(steps: Mapping[str, merging.Merge]) -> None:
@@ -18,7 +18,7 @@ def require(steps: Mapping[str, merging.Merge]) -> None:
         SettingsError: naming the first such step.
     """
     for (before, earlier), (name, later) in itertools.pairwise(steps.items()):
-        if methods.METHODS[later.method].follows_itself and earlier.method != later.method:
+        if later.follows_itself and earlier.method != later.method:
             raise settings.SettingsError(
                 f"steps.{name}.merge: expected method {earlier.method} as at {before}, as {later.method} needs what its own earlier steps left; received "
                 f"{later.method}; give every step from the first on one method"

@@ -37,6 +37,7 @@ TORCH_FREE = {
     "protocol",
     "validation",
     "reference",
+    "sequence",
     "settings",
     "splits",
     "statements",

@@ -85,14 +85,12 @@ class Method:
         step: the merge of one arrival.
         sees: what it declares to see, and is given.
         reads_first: whether, with those settings, it reads the first task's inputs too.
-        follows_itself: whether a later step needs what the step before left, of the same method.
         joint: the same method on all task vectors at once, where that is another merge: (vectors, options) -> merged vector.
     """
 
     step: Callable[[Arrival], Outcome]
     sees: Literal["nothing", "unlabelled"]
     reads_first: Callable[[settings.Merge], bool] = lambda options: False
-    follows_itself: bool = False
     joint: Callable[[Sequence[Mapping[str, Tensor]], settings.Merge], task_vectors.Vector] | None = None
 
 
