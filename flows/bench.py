@@ -17,14 +17,13 @@ from rich.table import Table
 from ruamel.yaml.error import YAMLError
 
 from flows import (
+    bench_inputs,
     bench_rows,
     bench_tables,
     git,
-    lockfile,
     plain_yaml,
     process,
     release,
-    repro,
     server,
     tracking,
     warm,
@@ -92,7 +91,7 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
     runs = protocol.runs(asked, known)
     tasks = tuple(known) if asked.tasks is None else asked.tasks
     if asked.score == "validation":
-        _require_left(line, tasks, asked.data.new)
+        bench_inputs.require_left(line, tasks, asked.data.new)
     folder = (results or config.with_suffix("")).resolve()
     if folder.exists() and not folder.is_dir():
         raise settings.SettingsError(
@@ -100,7 +99,7 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
         )
     _require_beside(line, folder)
     identities = {bench_rows.REFERENCES: _of_references(asked, tasks, line, params)} | bench_rows.identities(
-        runs, _inputs(line, params, tasks)
+        runs, bench_inputs.digests(line, params, tasks)
     )
     finished = bench_rows.finished(folder, identities)
     return Plan(
@@ -120,10 +119,10 @@ def run(planned: Plan, *, workers: int | None, cluster: str | None) -> Path:
     """
     planned.folder.mkdir(parents=True, exist_ok=True)
     with alone(planned.folder):
-        _require_as_locked(planned)
         for part in (planned.folder / "rows").glob("*.part"):
             part.unlink()
         if planned.left or bench_rows.REFERENCES not in planned.finished:
+            bench_inputs.require_as_locked(planned.line, workspace.params(planned.line), planned.tasks)
             with _reachable(planned.line, cluster), contextlib.nullcontext() if cluster else warm.interpreter():
                 _flow(planned, workers, cluster)
         names = [run.name for run in planned.runs]
@@ -141,21 +140,6 @@ def _require_beside(line: layout.Layout, folder: Path) -> None:
     if folder == root or any((root / own) in (folder, *folder.parents) for own in OWN):
         raise settings.SettingsError(
             f"expected a folder of their own for the results; received {folder}, which holds files of the line; name another with --results"
-        )
-
-
-def _require_as_locked(planned: Plan) -> None:
-    """Refuses to run over files that are other than dvc.lock says: rows are bound to what it says.
-
-    Raises:
-        WorkspaceError: naming the first.
-    """
-    changed = repro.changed(planned.line.root)
-    read = _inputs(planned.line, workspace.params(planned.line), planned.tasks)
-    if other := [path for path in changed if path in read]:
-        raise workspace.WorkspaceError(
-            f"expected {other[0]} of {planned.line.root.name} as dvc.lock has it; received it {changed[other[0]]}; put it back with `dvc checkout "
-            f"{other[0]}`, or make it again with `otmf retrain`"
         )
 
 
@@ -237,70 +221,10 @@ def _title(planned: Plan) -> dict[str, Any]:
     }
 
 
-def _require_left(line: layout.Layout, tasks: Sequence[str], drawn: int) -> None:
-    """Raises SettingsError if merges draw all unlabelled inputs of a task, so that none is left to score."""
-    for task in tasks:
-        path = line.manifest(task)
-        with _readable(path):
-            count = (
-                int(json.loads(path.read_text(encoding="utf-8"))["parts"]["unlabelled"]["images"])
-                if path.exists()
-                else None
-            )
-        if count is not None and count <= drawn:
-            raise settings.SettingsError(
-                f"score: expected more than the {drawn} unlabelled inputs of {task} that data.new leaves to merges; received {count}; lower data.new, "
-                "leave out the task, or score the test inputs"
-            )
-
-
-def _inputs(line: layout.Layout, params: settings.Params, tasks: Sequence[str]) -> dict[str, str]:
-    """Digests of all of the line that a run reads, by name.
-
-    Raises:
-        WorkspaceError: if something of it was never made, or does not lie here.
-    """
-    stages = ["pretrained", *(f"{kind}@{task}" for task in tasks for kind in ("finetune", "extract"))]
-    text = (line.root / lockfile.NAME).read_text(encoding="utf-8") if (line.root / lockfile.NAME).exists() else ""
-    found: dict[str, str] = {}
-    with _readable(line.root / lockfile.NAME):
-        locked = lockfile.read(text, stages) if text else {}
-        for stage in stages:
-            for out in locked.get(stage, {}).get("outs", []):
-                found[out["path"]] = out["md5"]
-    for task in tasks:
-        found[f"split of {task}"] = params.tasks[task].split.model_dump_json()
-        raw = line.raw(task).relative_to(line.root).as_posix()
-        pointer = line.root / f"{raw}.dvc"
-        with _readable(pointer):
-            found[raw] = plain_yaml.load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]
-    for path in (
-        line.pretrained,
-        *(place(task) for task in tasks for place in (line.task_vector, line.finetuned, line.raw)),
-    ):
-        name = path.relative_to(line.root).as_posix()
-        if name not in found or not path.exists():
-            raise workspace.WorkspaceError(
-                f"expected {name} of {line.root.name}; received none; {'fetch it with `dvc pull`' if name in found else 'onboard the task first'}"
-            )
-    return found
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """One sentence for a file of the line that is there and does not read as its writer writes it."""
-    try:
-        yield
-    except (YAMLError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise workspace.WorkspaceError(
-            f"expected {path} as otmf and DVC write it; received another text; put it back with `git checkout -- {path.name}`, or from a copy"
-        ) from error
-
-
 def _of_references(asked: protocol.Protocol, tasks: Sequence[str], line: layout.Layout, params: settings.Params) -> str:
     frozen = protocol.Run(bench_rows.REFERENCES, "", tuple(tasks), asked.seeds[0], {}, (), False,
                           asked.data.new if asked.score == "validation" else None, "")  # fmt: skip
-    return frozen.identity(_inputs(line, params, tasks))
+    return frozen.identity(bench_inputs.digests(line, params, tasks))
 
 
 def _estimates(
@@ -329,7 +253,7 @@ def _of_stages(line: layout.Layout, params: settings.Params) -> dict[str, float]
         return tracking.seconds(tracking.prepare(line, params.line), wanted) if tracking.there(line) else {}
     except (
         Exception
-    ):  # a store that does not answer or is damaged fails in many ways; without it the time is unknown, and no more
+    ):  # a store that does not answer or is damaged fails in many ways: the time is unknown then, and no more
         return {}
 
 
