@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import clones, cutting, encoders, fetching, repro, workspace
-from otmf import cards, datasets, gathering, layout, lineage, sequence, settings, splits
+from flows import clones, cutting, encoders, fetching, landing, process, repro, workspace
+from otmf import cards, datasets, descent, gathering, layout, lineage, sequence, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -55,14 +58,46 @@ def place(params: settings.Params, card: cards.Card) -> tuple[str, bool]:
     return f"s{len(params.steps) + 1:02d}", False
 
 
+class Gathered:
+    """A card's data, copied into the line's private folder and checked; what its task and step are set to.
+
+    No dataclass: Prefect would take it apart to store it as a flow's parameter.
+    """
+
+    __slots__ = ("folder", "merged", "said", "task")
+
+    def __init__(self, folder: Path, task: settings.Task, merged: dict[str, Any], said: list[str]) -> None:
+        self.folder, self.task, self.merged, self.said = folder, task, merged, said
+
+
+@contextlib.contextmanager
+def gathered(line: layout.Layout, card: cards.Card, card_path: Path) -> Iterator[Gathered | None]:
+    """The card's data, gathered and checked before anything is started; None if the line has that card with that data already.
+
+    Raises:
+        CardError, SettingsError: if the card, its data or its settings do not hold up.
+        ProcessError: if its checkpoint does not fit the line's encoder.
+    """
+    _tidy(line)
+    folder = line.private / "incoming" / f"{card.name}.{os.getpid()}"
+    try:
+        found = _gathered(line, card, card_path, folder)
+        if found is not None and card.checkpoint is not None:
+            _check_checkpoint(line, folder)
+        yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def prepare(
-    line: layout.Layout, card: cards.Card, card_path: Path, *, name: str | None = None
+    line: layout.Layout, card: cards.Card, card_path: Path, *, name: str | None = None, found: Gathered | None = None
 ) -> tuple[layout.Layout, list[str]] | None:
     """The work of `admit`: the card's data gathered and checked aside first, then the clone.
 
     Args:
         line, card, card_path: what is to be onboarded where.
         name: of the attempt; the task's otherwise.
+        found: its data, where that has been gathered already for the settings that the line has now.
 
     Returns:
         The clone, and sentences on its data: how many inputs each part of the split has, what is odd about them; None if the line
@@ -70,28 +105,25 @@ def prepare(
 
     Raises:
         CardError, SettingsError: if the card, its data or its settings do not hold up; the line is as before.
+        Overtaken: if others have changed the line meanwhile.
     """
     params = workspace.params(line)
     step, known = place(params, card)
     name = name or card.name
-    aside = line.private / "incoming" / name
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
+    entry, merged = entries(params.defaults, card)
+    usable = found is not None and found.folder.is_dir() and (found.task, found.merged) == (entry, merged)
+    aside = found.folder if usable else line.private / "incoming" / name
     try:
-        entry, merged = entries(params.defaults, card)
-        _require_following(params, card, merged)
-        with fetching.brought(line, card, card_path.resolve().parent) as (found, base):
-            gathering.gather(found, base, aside)
-        if known and _same(line, card, aside):
+        if not usable:
+            found = _gathered(line, card, card_path, aside)
+        if found is None:
             return None
-        loaded = datasets.load(aside)
-        _check_held_back(line, entry.split)
-        datasets.check(loaded, needs_training_labels=card.checkpoint is None)
-        split = splits.split(
-            loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
-        )
         before = params.steps[step].previous if known else f"s{int(step[1:]) - 1:02d}"
         attempt = clones.begin(line, name, after=None if known else before)
+        if workspace.params(attempt) != params:
+            raise landing.Overtaken(
+                f"expected {line.root.name} to stay as it was while the data of {card.name} was gathered; received other parameters; call it again"
+            )
         if known:
             repro.untrack(attempt.root, attempt.raw(card.name))
             shutil.rmtree(attempt.raw(card.name), ignore_errors=True)
@@ -109,13 +141,50 @@ def prepare(
     )
     attempt.card(card.name).parent.mkdir(parents=True, exist_ok=True)
     attempt.card(card.name).write_text(cards.dump(card), encoding="utf-8")
-    counts = {part: found["images"] for part, found in split.manifest["parts"].items()}
+    return attempt, found.said
+
+
+def _gathered(line: layout.Layout, card: cards.Card, card_path: Path, aside: Path) -> Gathered | None:
+    """A card's data in a folder aside, checked; None if the line has the same card with the same data already."""
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    params = workspace.params(line)
+    entry, merged = entries(params.defaults, card)
+    _require_following(params, card, merged)
+    with fetching.brought(line, card, card_path.resolve().parent) as (found, base):
+        gathering.gather(found, base, aside)
+    if place(params, card)[1] and _same(line, card, aside):
+        return None
+    loaded = datasets.load(aside)
+    _check_held_back(line, entry.split)
+    datasets.check(loaded, needs_training_labels=card.checkpoint is None)
+    split = splits.split(
+        loaded, unlabelled=entry.split.unlabelled, held_back=entry.split.held_back, seed=entry.split.seed
+    )
+    counts = {part: described["images"] for part, described in split.manifest["parts"].items()}
     said = [", ".join(f"{count} {part}" for part, count in counts.items() if count)]
-    if split.manifest["train_images_dropped_because_in_test"]:
-        said.append(
-            f"{split.manifest['train_images_dropped_because_in_test']} train {loaded.train.noun} left out, as they occur in test"
-        )
-    return attempt, said + datasets.remarks(loaded)
+    if dropped := split.manifest["train_images_dropped_because_in_test"]:
+        said.append(f"{dropped} train {loaded.train.noun} left out, as they occur in test")
+    return Gathered(aside, entry, merged, said + datasets.remarks(loaded))
+
+
+def _check_checkpoint(line: layout.Layout, folder: Path) -> None:
+    """Compares a gathered checkpoint with the line's base, where that is made already."""
+    described = datasets.describe(folder)
+    if line.pretrained.is_dir() and described["checkpoint"] is not None:
+        patterns = json.dumps({name: described.get(name, []) for name in ("missing", "ignored")})
+        process.pump(
+            [sys.executable, "-m", "stages", "imported", str(folder / described["checkpoint"]), "", patterns],
+            folder=line.root, log=lambda _: None,
+        )  # fmt: skip
+
+
+def _tidy(line: layout.Layout) -> None:
+    """Removes what commands that died had gathered."""
+    for folder in (line.private / "incoming").glob("*.*"):
+        number = folder.name.rpartition(".")[2]
+        if number.isdigit() and not descent.lives(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_following(params: settings.Params, card: cards.Card, merged: dict[str, Any]) -> None:

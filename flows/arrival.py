@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows import attempt, clones, failures, inbox, landing, process, recovery, registry, workspace
+from flows import attempt, clones, failures, inbox, open_ends, process, recovery, workspace
 from flows.onboard import Onboarded, ahead, onboard
 from otmf import errors, layout
 
@@ -61,10 +61,7 @@ def sweep(root: str) -> list[str]:
             return []
         recovery.reap(line)
         _tidy(line)
-        with recovery.free(line, "lock") as unused:
-            if unused:
-                landing.finish(line)
-        _catch_up(line)
+        open_ends.complete(line, get_run_logger().warning)
         left = [name for name, place in inbox.waiting(line) if place.due <= datetime.now(UTC)]
         fresh = [name for name in inbox.settled(line) if inbox.accept(line, name)]
         for name in fresh:
@@ -88,13 +85,6 @@ def _tidy(line: layout.Layout) -> None:
         with recovery.free(line, folder.name) as dead:
             if dead and inbox.place(line, folder.name.removeprefix("ahead-")) is None:
                 clones.drop(line, folder.name)
-
-
-def _catch_up(line: layout.Layout) -> None:
-    try:
-        registry.catch_up(line)
-    except failures.EXPECTED as error:
-        get_run_logger().warning(errors.sentence(error))
 
 
 def _ahead(line: layout.Layout, name: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -24,6 +25,7 @@ from flows import (
     progress,
     records,
     registry,
+    remotes,
     repro,
     staleness,
     tracking,
@@ -32,6 +34,8 @@ from flows import (
 )
 from otmf import datasets, errors, gate, layout, lineage, settings, statements
 
+AGAIN = 4  # times that an attempt is made again because others have changed the line meanwhile
+T = TypeVar("T")
 _OTHER_HEAD = (
     "its features do not fit the head that this line made for it (docs/cards.md says from what); bring its own as checkpoint.head, or look at the "
     "classes' names and the data"
@@ -73,6 +77,17 @@ class Concluded:
     version: int
     result: dict
     outcomes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Landed:
+    """An attempt that has landed: its commit and version, what its parent run is still to be told, and the note of that."""
+
+    commit: str
+    version: int
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    note: Path
 
 
 @contextlib.contextmanager
@@ -118,18 +133,32 @@ def carry_out(
     made = records.Made(outcomes, known, change.fresh, begun, str(flow_run.id or ""), store, parent)
     if not verdict.accepted and change.override is None:
         refuse(line, clone, change, step, verdict, made)
-    final, version = accept(line, clone, change, step, verdict, made)
-    metrics = {"acc": result["acc"]} | ({} if result["bwt"] is None else {"bwt": result["bwt"]})
-    now = accuracies(result)
-    metrics |= {f"accuracy/{name}": now[name] for name in change.fresh}
-    tags = {"git.accepted": final, "version": f"v{version}"}
+    landed = accept(line, clone, change, step, verdict, made, _metrics(result, change, verdict))
     try:
-        tracking.finish(store, parent, metrics=metrics, tags=tags)
+        tracking.finish(store, parent, metrics=landed.metrics, tags=landed.tags)
+        landed.note.unlink(missing_ok=True)
         registry.follow(store, line, workspace.params(line).line)
-    except failures.EXPECTED as error:  # the line has moved already
-        tracking.finish_later(line, parent, metrics=metrics, tags=tags)
+    except failures.EXPECTED as error:  # the line has moved already; what is open is noted
         get_run_logger().warning(f"accepted, but not yet in the tracking store: {errors.sentence(error)}")
-    return Concluded(final, version, result, outcomes)
+    return Concluded(landed.commit, landed.version, result, outcomes)
+
+
+def until_landed(attempted: Callable[[], T]) -> T:
+    """What an attempt comes to, made again where others have changed the line meanwhile by more than decisions."""
+    for _ in range(AGAIN):
+        try:
+            return attempted()
+        except landing.Overtaken as error:
+            get_run_logger().warning(f"made again, as the line has changed meanwhile: {errors.sentence(error)}")
+    return attempted()
+
+
+def _metrics(result: dict, change: Change, verdict: gate.Verdict) -> dict[str, float]:
+    """What the tracking store is told of an accepted model: its accuracies, and the figure of each rule of the gate."""
+    now = accuracies(result)
+    found = {"acc": result["acc"]} | ({} if result["bwt"] is None else {"bwt": result["bwt"]})
+    found |= {f"accuracy/{name}": now[name] for name in change.fresh}
+    return found | {f"gate/{one.rule}/{one.about.replace(' ', '_')}": one.figure for one in verdict.findings}
 
 
 def _judged(line: layout.Layout, clone: layout.Layout, step: str, change: Change) -> tuple[dict, gate.Verdict]:
@@ -232,10 +261,11 @@ def refuse(
         clone, action="quarantined" if aside else "refused", step=step, task=workspace.params(clone).steps[step].task, by="gate",
         reason=reasons, findings=_findings(verdict), version=False,
     )  # fmt: skip
-    recorded = clones.begin(line, f"_record-{change.name}", outputs=False)
-    records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
-    branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
-    landing.land(line, recorded, outputs=False)
+    with landing.turn(line, patience=landing.PATIENCE, say=get_run_logger().warning):
+        recorded = clones.begin(line, f"_record-{change.name}", outputs=False)
+        records.write(line, recorded, decision, lambda place: records.of_model(clone, made, decision, place))
+        branch = kept.keep(line, clone, "quarantined" if aside else "rejected")
+        landing.land(line, recorded, outputs=False)
     way = "a person decides:" if aside else "change the card or the gate, or"
     raise Refused(
         f"{reasons}; the line is as it was and the attempt is kept as branch {branch}; {way} take it "
@@ -245,9 +275,22 @@ def refuse(
 
 @task(name="accept", cache_policy=NO_CACHE)
 def accept(
-    line: layout.Layout, clone: layout.Layout, change: Change, step: str, verdict: gate.Verdict, made: records.Made
-) -> tuple[str, int]:
-    """Commits the attempt as a new version, records it, and moves the line to it. Returns the commit and the version."""
+    line: layout.Layout,
+    clone: layout.Layout,
+    change: Change,
+    step: str,
+    verdict: gate.Verdict,
+    made: records.Made,
+    metrics: dict[str, float],
+) -> _Landed:
+    """Commits the attempt as a new version, records it, and moves the line to it.
+
+    Decisions that were made since it began stay, and it lands on top of them. What the tracking store and the registry are
+    to be told is noted before the line moves: whoever comes next tells them if this process cannot.
+
+    Raises:
+        Overtaken: if the line has changed by more than decisions since it began.
+    """
     stale = staleness.stale(clone, {name for name, _ in change.stages}) if change.stages else []
     if stale:
         raise workspace.WorkspaceError(
@@ -267,15 +310,26 @@ def accept(
     if not verdict.accepted:
         decided = {"action": "overridden", "by": versions.actor(), "reason": change.override}
     last = workspace.params(clone).steps[step].task
-    entry = versions.accepted(clone, step=step, task=last, findings=_findings(verdict), **decided)
-    workspace.commit(clone.root, change.subject)
-    final = records.write(line, clone, entry, lambda place: records.of_model(clone, made, entry, place))
-    trouble = landing.land(line, clone, tag=versions.tag(entry.version))
-    kept.drop(line, change.name)
+    if remotes.has_remote(line):
+        remotes.publish_outputs(clone)
+    with landing.turn(line, patience=landing.PATIENCE, say=get_run_logger().warning):
+        landing.rebase(line, clone)
+        entry = versions.accepted(clone, step=step, task=last, findings=_findings(verdict), **decided)
+        workspace.commit(clone.root, change.subject)
+        final = records.write(line, clone, entry, lambda place: records.of_model(clone, made, entry, place))
+        tags = {"git.accepted": final, "version": f"v{entry.version}"}
+        note = tracking.finish_later(line, made.parent, metrics=metrics, tags=tags, commit=final)
+        registry.follow_later(line)
+        try:
+            trouble = landing.land(line, clone, tag=versions.tag(entry.version))
+        except BaseException:
+            note.unlink(missing_ok=True)
+            raise
+        kept.drop(line, change.name)
     if trouble:
         get_run_logger().warning(trouble)
     get_run_logger().info(f"{change.subject}: line {line.root.name} is at {final[:12]}, {versions.describe(entry)}")
-    return final, entry.version
+    return _Landed(final, entry.version, metrics, tags, note)
 
 
 def _findings(verdict: gate.Verdict) -> list[statements.Finding]:

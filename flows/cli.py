@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.console import ByOption, LineOption, ReasonOption, clear_failures, me, out
+from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, me, out
 from flows.lineage_cli import app as lineage_app
 from flows.studies_cli import app as studies_app
 from flows.unattended_cli import app as unattended_app
-from otmf import __version__, errors
+from otmf import __version__, environment, errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +27,6 @@ app = typer.Typer(
 )
 for part in (unattended_app, studies_app, lineage_app):
     app.add_typer(part)
-WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")]
 OverrideOption = Annotated[
     str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")
 ]
@@ -67,17 +66,29 @@ def onboard(
     ] = False,
 ) -> None:
     """Onboard one task: fine-tune (or take its checkpoint), merge it into the line's model, evaluate, ask the gate."""
-    from flows import admission, server, warm, workspace
+    from flows import admission, landing, open_ends, server, warm, workspace
 
     with clear_failures():
         found_line, found_card = admission.open_all(line, card)
-        with workspace.locked(found_line, patience=wait):  # refused or waited for before anything else is started
+        # refused or waited for before anything else is started
+        with (
+            workspace.locked(found_line, patience=wait, name=workspace.WORK),
+            landing.turn(found_line, patience=wait, say=out.print),
+        ):
             admission.require_ready(found_line, found_card, replace=replace)
-        with warm.interpreter(), server.connected(found_line):
-            from flows.onboard import onboard as flow
+        open_ends.complete(found_line, out.print)
+        with warm.interpreter(), admission.gathered(found_line, found_card, card) as gathered:
+            if gathered is None:
+                step, _ = admission.place(workspace.params(found_line), found_card)
+                out.print(
+                    f"{found_card.name} is onboarded already as {step}, with the same card and data: nothing to do"
+                )
+                return
+            with server.connected(found_line):
+                from flows.onboard import onboard as flow
 
-            found = flow(str(line), str(card), wait, override, replace)
-        if not found.outcomes:
+                found = flow(str(line), str(card), wait, override, replace, gathered)
+        if not found.outcomes:  # by somebody else, in between
             out.print(f"{found.task} is onboarded already as {found.step}, with the same card and data: nothing to do")
             return
         change = "" if found.bwt is None else f", backward transfer {100 * found.bwt:+.1f} points"
@@ -113,8 +124,7 @@ def retrain(
         if plan or not wanted:
             _print_plan(found, wanted)
             return
-        with workspace.locked(found, patience=wait):  # refused before anything else is started
-            workspace.require_clean(found)
+        _require_free(found, wait)
         with warm.interpreter(), server.connected(found):
             done = retraining.retrain(str(found.root), tasks, everything, wait, override)
         _print_retrained(done)
@@ -133,8 +143,8 @@ def retire(
 
     with clear_failures():
         found = workspace.open_line(line)
-        with workspace.locked(found, patience=wait):
-            workspace.require_clean(found)
+        retraining.require_retirable(found, task)
+        _require_free(found, wait)
         with warm.interpreter(), server.connected(found):
             done = retraining.retire(str(found.root), task, reason, wait)
         _print_retrained(done)
@@ -146,12 +156,13 @@ def promote(
     reason: ReasonOption,
     line: LineOption = Path(),
     by: ByOption = None,
+    wait: WaitOption = 0,
 ) -> None:
     """Accept, against the gate, the refused model of a task."""
     from flows import promotion, workspace
 
     with clear_failures():
-        entry = promotion.promote(workspace.open_line(line), task, by=by, reason=reason, log=out.print)
+        entry = promotion.promote(workspace.open_line(line), task, by=by, reason=reason, log=out.print, wait=wait)
         out.print(f"{task} accepted: v{entry.version} is the champion")
 
 
@@ -163,12 +174,13 @@ def rollback(
     ] = None,
     line: LineOption = Path(),
     by: ByOption = None,
+    wait: WaitOption = 0,
 ) -> None:
     """Let an earlier version serve again. Nothing is rewritten: the history gets one more entry."""
     from flows import promotion, workspace
 
     with clear_failures():
-        entry = promotion.roll_back(workspace.open_line(line), version, by=by, reason=reason, log=out.print)
+        entry = promotion.roll_back(workspace.open_line(line), version, by=by, reason=reason, log=out.print, wait=wait)
         out.print(f"v{entry.version} ({entry.step}) is the champion again")
 
 
@@ -178,10 +190,11 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until ctrl-C.")] = False,
 ) -> None:
     """Show the tasks and steps of a line, what waits and runs, which version serves, refused attempts, what is not up to date."""
-    from flows import staleness, standing, tracking, workspace
+    from flows import open_ends, staleness, standing, tracking, workspace
 
     with clear_failures():
         found = workspace.open_line(line)
+        open_ends.complete(found, out.print)
         if watch:
             standing.watch(found, out)
             return
@@ -261,9 +274,22 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
+    environment.settle()
     gc.set_threshold(50_000, 20, 100)  # what Prefect and MLflow import stays: it is walked less often,
     atexit.register(gc.freeze)  # and not once more when the command ends
     app()
+
+
+def _require_free(line, wait: float) -> None:
+    """Refuses, or waits for, a line that another change holds, before anything else is started; completes what is open."""
+    from flows import landing, open_ends, workspace
+
+    with (
+        workspace.locked(line, patience=wait, name=workspace.WORK),
+        landing.turn(line, patience=wait, say=out.print),
+    ):
+        pass
+    open_ends.complete(line, out.print)
 
 
 def _print_plan(line, wanted: dict[str, str]) -> None:

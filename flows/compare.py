@@ -39,8 +39,7 @@ def run(line: layout.Layout, *, orders: int, trained: int | None = None, log: Ca
         trained: how many of them methods that train masks are run over; all otherwise.
         log: takes the lines of output.
     """
-    with workspace.locked(line):
-        workspace.require_clean(line)
+    with landing.turn(line, say=log):
         params = workspace.params(line)
         tasks = [params.steps[name].task for name in settings.chain(params.steps)]
         if not tasks:

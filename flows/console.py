@@ -21,6 +21,8 @@ LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the li
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")]
 ByOption = Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")]
 
+WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a line that is in use.")]
+
 
 @contextmanager
 def clear_failures(interrupted: str = "the line is as it was") -> Iterator[None]:

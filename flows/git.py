@@ -24,12 +24,13 @@ AS_STORED = {
 _FOLDER = "40000"  # the mode of a tree within a tree
 
 
-def run(folder: Path, *arguments: str) -> str:
+def run(folder: Path, *arguments: str, stdin: str | None = None) -> str:
     """Output of a git command in a folder, with an author where none is configured and no hooks of the user's."""
     return process.run(
         ["git", *(part for key, value in _QUIET.items() for part in ("-c", f"{key}={value}")), *arguments],
         folder=folder,
         extra=_author(folder) if arguments[0] in _SIGNED else None,
+        stdin=stdin,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import clones, landing, remotes, versions, workspace
+from flows import clones, landing, versions, workspace
 from otmf import keys, layout, ledger, statements
 
 FOLDER = "OTMF_KEYS"
@@ -47,16 +47,16 @@ def trusted(line: layout.Layout, files: Sequence[Path]) -> list[keys.PublicKey]:
     return [keys.public(found) for found in files or sorted(folder(line).glob("*.pub"))]
 
 
-def new(line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str], None]) -> keys.PublicKey:
+def new(
+    line: layout.Layout, *, by: str | None, reason: str, log: Callable[[str], None], wait: float = 0
+) -> keys.PublicKey:
     """Makes a key and lets it sign from here on; the ledger names it, signed by it and by the key in force so far.
 
     Raises:
         WorkspaceError, KeyFileError: if the key in force is not here, or the line cannot be changed now.
     """
     reason = versions.reason(reason)
-    with workspace.locked(line):
-        workspace.require_clean(line)
-        remotes.synchronise(line)
+    with landing.turn(line, patience=wait, say=log):
         before = signers(line)
         part = folder(line) / f".new-{os.getpid()}"
         made = keys.new(part)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flows.console import ByOption, LineOption, ReasonOption, clear_failures, out
+from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, out
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,13 +24,13 @@ app.add_typer(keys_app, name="keys")
 
 
 @keys_app.command()
-def new(reason: ReasonOption, line: LineOption = Path(), by: ByOption = None) -> None:
+def new(reason: ReasonOption, line: LineOption = Path(), by: ByOption = None, wait: WaitOption = 0) -> None:
     """Make a key that signs every record from here on; the key so far signs for it. The private half stays here."""
     from flows import keyring, workspace
 
     with clear_failures():
         found = workspace.open_line(line)
-        key = keyring.new(found, by=by, reason=reason, log=out.print)
+        key = keyring.new(found, by=by, reason=reason, log=out.print, wait=wait)
         public = keyring.path(found, key.keyid).with_suffix(".pub")
         out.print(f"The ledger is signed with {key.keyid[:16]} from here on; give auditors its public half, {public}")
 

@@ -16,7 +16,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import admission, attempt, plan, remotes, tracking, versions, workspace
+from flows import admission, attempt, landing, plan, tracking, versions, workspace
 from otmf import cards, layout
 
 
@@ -49,6 +49,7 @@ def onboard(
     patience: float = 0,
     override: str | None = None,
     replace: bool = False,
+    gathered: admission.Gathered | None = None,
 ) -> Onboarded:
     """Onboards the task of a card onto the line in a folder.
 
@@ -62,29 +63,40 @@ def onboard(
         patience: seconds to wait for a line that is in use.
         override: a person's reason to accept the model whatever the gate says; kept in the line's history.
         replace: whether the card may take the place of a known task's.
+        gathered: the card's data, where that has been gathered and checked already.
 
     Raises:
         Refused: if the gate does not accept the model, and nobody overrides it.
     """
     line, card = admission.open_all(Path(root), Path(card_path))
-    with workspace.locked(line, patience=patience):
-        workspace.require_clean(line)
-        remotes.synchronise(line)
+    with workspace.locked(line, patience=patience, name=workspace.WORK):
+        return attempt.until_landed(lambda: _onboard(line, card, Path(card_path), override, replace, gathered))
+
+
+def _onboard(
+    line: layout.Layout,
+    card: cards.Card,
+    card_path: Path,
+    override: str | None,
+    replace: bool,
+    gathered: admission.Gathered | None,
+) -> Onboarded:
+    with landing.turn(line, patience=landing.PATIENCE, say=get_run_logger().warning):
         admission.require_ready(line, card, replace=replace)
         step, known = admission.place(workspace.params(line), card)
-        tags = {"step": step, "card": Path(card_path).name}
-        with attempt.tracked(line, "retrain" if known else "onboard", card.name, tags) as (store, parent):
-            clone = admit(line, card, Path(card_path))
-            if clone is None:
-                return _there_already(line, card.name, step, store, parent)
-            params = workspace.params(clone)
-            stages = plan.of_task(clone, card.name, step)
-            if known:
-                wanted = plan.closure(params, {f"finetune@{card.name}": "changed"})
-                stages = [found for found in plan.stages(clone, params) if found[0] in wanted]
-            subject = f"{'Retrain' if known else 'Onboard'} {card.name} as {step}"
-            change = attempt.Change(card.name, subject, stages, fresh=(card.name,), override=override)
-            done = attempt.carry_out(line, clone, change, store, parent)
+    tags = {"step": step, "card": card_path.name}
+    with attempt.tracked(line, "retrain" if known else "onboard", card.name, tags) as (store, parent):
+        clone = admit(line, card, card_path, gathered)
+        if clone is None:
+            return _there_already(line, card.name, step, store, parent)
+        params = workspace.params(clone)
+        stages = plan.of_task(clone, card.name, step)
+        if known:
+            wanted = plan.closure(params, {f"finetune@{card.name}": "changed"})
+            stages = [found for found in plan.stages(clone, params) if found[0] in wanted]
+        subject = f"{'Retrain' if known else 'Onboard'} {card.name} as {step}"
+        change = attempt.Change(card.name, subject, stages, fresh=(card.name,), override=override)
+        done = attempt.carry_out(line, clone, change, store, parent)
     return _onboarded(card.name, step, done.version, done.result, done.outcomes)
 
 
@@ -113,10 +125,12 @@ def ahead(line: layout.Layout, card_path: Path, name: str) -> None:
 
 
 @task(name="admit", cache_policy=NO_CACHE)
-def admit(line: layout.Layout, card: cards.Card, card_path: Path) -> layout.Layout | None:
+def admit(
+    line: layout.Layout, card: cards.Card, card_path: Path, gathered: admission.Gathered | None
+) -> layout.Layout | None:
     """A clone of the line with the card, its data and its parameters in it; every image decoded once. None if all of that
     is in the line already."""
-    prepared = admission.prepare(line, card, card_path)
+    prepared = admission.prepare(line, card, card_path, found=gathered)
     if prepared is None:
         get_run_logger().info(f"admit {card.name}: the same card with the same data is onboarded already")
         return None

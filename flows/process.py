@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from otmf import descent, errors
-from otmf.environment import FOREIGN, QUIET, SAFE
+from otmf.environment import FOREIGN, OWN, QUIET, SAFE, without_proxy
 
 # How long a waiting thread of OpenMP keeps its core: with the default, stages that share two cores with anything else
 # slow down many times over; not waiting at all costs half the speed of small encoders on idle cores.
 PATIENT = {"GOMP_SPINCOUNT": "5000"}
+
+
+LONGEST = 600  # characters of what another tool says that are passed on
+_FAILED = re.compile(r"^(ERROR|error|fatal): *")
+_ADVICE = re.compile(r"dvc\.org/support")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class ProcessError(RuntimeError):
@@ -32,26 +39,33 @@ class ProcessError(RuntimeError):
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with our interpreter first in PATH and telemetry off."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    own = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    return {**PATIENT, **own, **QUIET, **SAFE, "PATH": path, "PYTHONUNBUFFERED": "1", **(extra or {})}
+    inherited = {key: value for key, value in os.environ.items() if key not in FOREIGN}
+    ours = {**QUIET, **SAFE, **OWN, **without_proxy(inherited), "PATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**PATIENT, **inherited, **ours, **(extra or {})}
 
 
-def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:
+def run(
+    arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None, stdin: str | None = None
+) -> str:
     """Standard output of a short command, as text.
+
+    Args:
+        arguments: the command.
+        folder: where it runs.
+        extra: further environment.
+        stdin: what it reads from its standard input; nothing, where that is None.
 
     Raises:
         ProcessError: with its last line of output, if it fails.
     """
-    return read(arguments, folder=folder, extra=extra).decode(errors="replace")
-
-
-def read(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> bytes:
-    """Standard output of a short command, byte for byte. Raises as `run`."""
-    done = subprocess.run(list(arguments), cwd=folder, env=environment(extra), capture_output=True, check=False)
+    given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin.encode()}
+    done = subprocess.run(
+        list(arguments), cwd=folder, env=environment(extra), capture_output=True, check=False, **given
+    )
     if done.returncode != 0:
         said = [line for stream in (done.stdout, done.stderr) for line in stream.decode(errors="replace").splitlines()]
         raise ProcessError(_last_sentence(said, arguments))
-    return done.stdout
+    return done.stdout.decode(errors="replace")
 
 
 def answering(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> subprocess.Popen:
@@ -132,9 +146,23 @@ def _lasting(lines: list[str]) -> bool:
 
 
 def _last_sentence(lines: list[str], arguments: Sequence[str]) -> str:
+    """Ours, if one of our processes said one; else what the tool itself said, in full."""
     ours = [line.removeprefix("otmf: ") for line in lines if line.startswith("otmf: ")]
     if ours:
         return ours[-1]
-    found = [line.removeprefix("ERROR: ") for line in lines if line.startswith(("ERROR: ", "error: ", "fatal: "))]
-    text = (found or [line for line in lines if line.strip()] or ["no output"])[0 if found else -1]
-    return f"expected `{' '.join(arguments[:3])}` to succeed; received: {text}; see the log above"
+    plain = [line for line in (_ANSI.sub("", line).strip() for line in lines) if line and not _ADVICE.search(line)]
+    first = next((place for place, line in enumerate(plain) if _FAILED.match(line)), None)
+    said = plain[-1:] if first is None else plain[first:]
+    text = " ".join(_FAILED.sub("", line) for line in said)[:LONGEST] or "nothing"
+    return f"expected `{_typed(arguments)}` to succeed; received: {text}"
+
+
+def _typed(arguments: Sequence[str]) -> str:
+    """A command as a person would type it: without our interpreter and without settings."""
+    words = [str(one) for one in arguments]
+    if words[:2] == [sys.executable, "-m"]:
+        words = words[2:]
+    words[:1] = {"stages._dvc": ["dvc"], "stages": ["python", "-m", "stages"]}.get(words[0], [Path(words[0]).name])
+    while words[1:2] == ["-c"]:
+        del words[1:3]
+    return " ".join(words[:4])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from otmf import layout
+from otmf import descent, layout
 
 FILE = "running.json"
 EVERY = 0.5
@@ -82,7 +82,7 @@ def running(line: layout.Layout) -> list[Running]:
     for path in sorted((line.private / "attempts").glob(f"*/.otmf/{FILE}")):
         with contextlib.suppress(OSError, ValidationError):
             note = Note.model_validate_json(path.read_text(encoding="utf-8"))
-            if _lives(note.process):
+            if descent.lives(note.process):
                 minutes = (now - note.begun).total_seconds() / 60
                 found.append(Running(_attempt(path), note.stage, minutes, note.said, _left(note.said, minutes)))
     return found
@@ -90,16 +90,6 @@ def running(line: layout.Layout) -> list[Running]:
 
 def _attempt(path: Path) -> str:
     return path.parent.parent.name
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _left(said: str, minutes: float) -> float | None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows import clones, failures, git, kept, landing, records, registry, remotes, repro, tracking, versions, workspace
+from flows import clones, failures, git, kept, landing, records, registry, repro, tracking, versions, workspace
 from otmf import errors, layout, settings
 from otmf.statements import Decision
 
 Log = Callable[[str], None]
 
 
-def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log: Log) -> Decision:
-    """Moves the line to the attempt that the gate refused, as a version of its own.
+def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log: Log, wait: float = 0) -> Decision:
+    """Moves the line to the attempt that the gate refused, as a version of its own. Work under way on the line goes on.
+
+    Args:
+        line, task: what is accepted where.
+        by, reason: who decides, and why.
+        log: takes sentences.
+        wait: seconds to wait for others' decisions and landings.
 
     Raises:
         WorkspaceError: if there is no such attempt, or the line has moved on since.
     """
     reason = versions.reason(reason)
-    with workspace.locked(line):
-        workspace.require_clean(line)
-        remotes.synchronise(line)
+    with landing.turn(line, patience=wait, say=log):
         branch = kept.branches(line).get(task)
         if branch is None:
             raise workspace.WorkspaceError(
@@ -31,7 +35,7 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
                 f"expected the line to stand where {task} was refused; received a line that has moved on; onboard the card "
                 "again with --override REASON"
             )
-        attempt = clones.begin(line, task, outputs=False)
+        attempt = clones.begin(line, f"_promote-{task}", outputs=False)
         git.run(attempt.root, "cherry-pick", "--no-commit", _commit(line, branch))
         repro.checkout(attempt.root)
         step = settings.chain(workspace.params(attempt).steps)[-1]
@@ -48,18 +52,18 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
     return decision
 
 
-def roll_back(line: layout.Layout, version: str | None, *, by: str | None, reason: str, log: Log) -> Decision:
-    """Lets an earlier version serve again: one more record in the ledger, and the aliases set.
+def roll_back(
+    line: layout.Layout, version: str | None, *, by: str | None, reason: str, log: Log, wait: float = 0
+) -> Decision:
+    """Lets an earlier version serve again: one more record in the ledger, and the aliases set. Arguments as in `promote`.
 
     Raises:
         WorkspaceError: if there is no such version, or it serves already.
     """
     reason = versions.reason(reason)
     number = None if version is None else versions.number(version)
-    with workspace.locked(line):
-        workspace.require_clean(line)
-        remotes.synchronise(line)
-        attempt = clones.begin(line, "rollback", outputs=False)
+    with landing.turn(line, patience=wait, say=log):
+        attempt = clones.begin(line, "_rollback", outputs=False)
         decision = versions.rolled_back(attempt, number, by=by or versions.actor(), reason=reason)
         records.write(line, attempt, decision, lambda place: records.of_decision(decision, place))
         _land(line, attempt, log)
@@ -79,6 +83,7 @@ def serving(line: layout.Layout) -> layout.Layout:
 
 
 def _land(line: layout.Layout, attempt: layout.Layout, log: Log, *, tag: str | None = None) -> None:
+    registry.follow_later(line)  # noted before it lands: whoever comes next tells the registry if we cannot
     trouble = landing.land(line, attempt, tag=tag, outputs=tag is not None)
     if trouble:
         log(trouble)
@@ -89,7 +94,6 @@ def _follow(line: layout.Layout, log: Log) -> None:
     try:
         registry.follow(tracking.prepare(line, name), line, name)
     except failures.EXPECTED as error:
-        registry.follow_later(line)
         log(f"decided, but not yet in the tracking store: {errors.sentence(error)}")
 
 

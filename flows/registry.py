@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import accepted, encoders, tracking, versions, workspace
+from flows import accepted, branch, encoders, tracking, versions, workspace
 from otmf import layout, ledger
 from otmf.reference import Reference
 from otmf.statements import Decision
@@ -78,6 +78,7 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
     if not goal.versions:
         return
     with workspace.locked(line, patience=PATIENCE, name="registry"), tracking.answering(store.uri):
+        branch.require(line.root)  # else the ledger that lies there is not the line's
         if not store.client.search_registered_models(filter_string=f"name = '{name}'"):
             store.client.create_registered_model(name)
         known = {ours: theirs.version for ours, theirs in _known(store, name).items()}
@@ -87,25 +88,30 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
         for alias, number in goal.aliases.items():
             store.client.set_registered_model_alias(name, alias, known[number])
         store.client.set_registered_model_tag(name, LEDGER, goal.ledger)
+        (tracking.unsent(line) / _BEHIND).unlink(missing_ok=True)
+
+
+def behind(line: layout.Layout) -> bool:
+    """Whether there is anything that the tracking store, the registry included, was not told yet."""
+    return any(tracking.unsent(line).glob("*"))
 
 
 def catch_up(line: layout.Layout) -> None:
-    """Tells the tracking store what it missed while it was away, the registry included; nothing if it missed nothing.
+    """Tells the tracking store what it was not told yet, the registry included.
 
     Raises:
-        WorkspaceError: if it is still away.
+        WorkspaceError: if it does not answer.
     """
-    if not any(tracking.unsent(line).glob("*")):
+    if not behind(line):
         return
     name = workspace.params(line).line
     store = tracking.prepare(line, name)
     follow(store, line, name)  # before the notes go: where it fails, the next look at the inbox tries again
     tracking.catch_up(line, store)
-    (tracking.unsent(line) / _BEHIND).unlink(missing_ok=True)
 
 
 def follow_later(line: layout.Layout) -> None:
-    """Notes that the registry is behind the ledger, for `catch_up`."""
+    """Notes that the registry is behind the ledger, until `follow` has told it."""
     folder = tracking.unsent(line)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _BEHIND).touch()

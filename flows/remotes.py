@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flows import git, process, repro
+from flows import branch, git, process, repro
 from flows.failures import WorkspaceError
 from otmf import layout
 
@@ -87,38 +87,45 @@ def synchronise(line: layout.Layout) -> None:
     if not has_remote(line):
         return
     _patiently(lambda: git.run(line.root, "fetch", "--quiet", "--tags", REMOTE))
-    theirs = f"refs/remotes/{REMOTE}/main"
+    theirs = f"refs/remotes/{REMOTE}/{branch.NAME}"
     if not git.run(line.root, "for-each-ref", theirs).strip():
         return
-    ahead, behind = git.run(line.root, "rev-list", "--left-right", "--count", f"HEAD...{theirs}").split()
+    ahead, behind = git.run(line.root, "rev-list", "--left-right", "--count", f"{branch.NAME}...{theirs}").split()
     if behind != "0" and ahead != "0":
         raise WorkspaceError(
             f"expected the line and its git remote to be one history; received {ahead} commits only here and {behind} only there; "
             "rebase or reset one of them"
         )
     if behind != "0":
-        git.run(line.root, "merge", "--quiet", "--ff-only", theirs)
+        branch.move(line, git.run(line.root, "rev-parse", theirs).strip())
         if repro.has_remote(line.root):
             repro.pull(line.root)
 
 
-def publish(
-    line: layout.Layout, attempt: layout.Layout, commit: str, names: list[str], *, outputs: bool = True
-) -> None:
-    """Data first, then the commit: whoever sees the commit finds what it names. Nothing without remotes."""
+def publish(line: layout.Layout, attempt: layout.Layout, commit: str, tag: str | None, *, outputs: bool = True) -> None:
+    """Data first, then the commit: whoever sees the commit finds what it names. Nothing without remotes.
+
+    Raises:
+        WorkspaceError: if the git remote does not take it.
+    """
     if not has_remote(line):
         return
-    if outputs and repro.has_remote(attempt.root):
-        _patiently(lambda: repro.push(attempt.root, runs=True))
+    if outputs:
+        publish_outputs(attempt)
+    names = [f"{commit}:refs/heads/{branch.NAME}", *([f"{commit}:refs/tags/{tag}"] if tag else [])]
     try:
-        _patiently(
-            lambda: git.run(line.root, "push", "--quiet", "--atomic", REMOTE, f"{commit}:refs/heads/main", *names)
-        )
+        _patiently(lambda: git.run(line.root, "push", "--quiet", "--atomic", REMOTE, *names))
     except process.ProcessError as error:
         raise WorkspaceError(
-            f"expected the git remote to take the new version; received: {str(error)[:200]}; the line is as it was; it goes on from "
+            f"expected the git remote to take the new version; received: {str(error)[:300]}; the line is as it was; it goes on from "
             "there when the remote answers and nobody has pushed in between"
         ) from error
+
+
+def publish_outputs(attempt: layout.Layout) -> None:
+    """Puts what an attempt has in DVC into the DVC remote, if it has one; to be called before the line is held: it may take long."""
+    if repro.has_remote(attempt.root):
+        _patiently(lambda: repro.push(attempt.root, runs=True))
 
 
 def _patiently(work: Callable[[], object]) -> None:

@@ -75,13 +75,16 @@ def _without_chatter(log: Callable[[str], None]) -> Callable[[str], None]:
 
 def start(line: Path) -> None:
     """Makes a git folder a DVC folder: telemetry off, hard links before copies."""
-    _call(line, "init", "--quiet")
+    _call(line, "init")
     _configure(line / ".dvc/config", _SETTINGS)
 
 
 def share_cache(line: Path, owner: Path) -> None:
-    """Lets a clone use the owner's cache, as a setting that is not versioned."""
-    _configure(line / ".dvc/config.local", {"cache": {"dir": str((owner / ".dvc/cache").resolve())}})
+    """Gives a clone the owner's settings that are not versioned, and has it use the owner's cache."""
+    content = _configuration(owner / ".dvc/config.local")  # what a person keeps out of git: passwords of remotes, say
+    content.merge({"cache": {"dir": str(cache(owner).resolve())}})
+    content.filename = str(line / ".dvc/config.local")
+    content.write()
 
 
 def cache(line: Path) -> Path:
@@ -111,12 +114,12 @@ def _configuration(path: Path) -> ConfigObj:
 
 def track(line: Path, path: Path) -> None:
     """Puts a folder of data under DVC."""
-    _call(line, "add", "--quiet", str(path.relative_to(line)))
+    _call(line, "add", str(path.relative_to(line)))
 
 
 def untrack(line: Path, path: Path) -> None:
     """Takes a folder of data out of DVC; the cache keeps it."""
-    _call(line, "remove", "--quiet", f"{path.relative_to(line)}.dvc")
+    _call(line, "remove", f"{path.relative_to(line)}.dvc")
 
 
 def forget(line: Path, stages: set[str]) -> None:
@@ -132,7 +135,7 @@ def forget(line: Path, stages: set[str]) -> None:
 
 def checkout(line: Path, targets: Sequence[str] = ()) -> None:
     """Brings data and outputs in line with dvc.lock, from the cache."""
-    _call(line, "checkout", "--quiet", "--force", "--allow-missing", *targets)
+    _call(line, "checkout", "--force", "--allow-missing", *targets)
 
 
 def pull(line: Path, targets: Sequence[str] = ()) -> None:
@@ -140,7 +143,7 @@ def pull(line: Path, targets: Sequence[str] = ()) -> None:
 
     Targets must be there; without targets it is everything, less what nobody has made yet.
     """
-    _call(line, "--wait-for-lock", "pull", "--quiet", "--force", *(targets or ["--allow-missing"]))
+    _call(line, "--wait-for-lock", "pull", "--force", *(targets or ["--allow-missing"]))
 
 
 def push(line: Path, targets: Sequence[str] = (), *, runs: bool = False) -> None:
@@ -148,7 +151,7 @@ def push(line: Path, targets: Sequence[str] = (), *, runs: bool = False) -> None
 
     Targets are paths of data and outputs, or stages. Not `.dvc` files: DVC 3.67.1 silently leaves out what is named after one.
     """
-    _call(line, "--wait-for-lock", "push", "--quiet", *(["--run-cache"] if runs else []), *targets)
+    _call(line, "--wait-for-lock", "push", *(["--run-cache"] if runs else []), *targets)
 
 
 def has_remote(line: Path, *, versioned: bool = False) -> bool:

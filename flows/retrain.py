@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
-from flows import attempt, clones, plan, remotes, workspace
+from flows import attempt, clones, landing, plan, workspace
 from otmf import layout, sequence, settings
 
 
@@ -55,24 +55,26 @@ def retrain(
     Arguments and errors as in `onboard`.
     """
     line = workspace.open_line(Path(root))
-    with workspace.locked(line, patience=patience):
-        workspace.require_clean(line)
-        remotes.synchronise(line)
-        chosen = tasks or []
+    with workspace.locked(line, patience=patience, name=workspace.WORK):
+        return attempt.until_landed(lambda: _retrain(line, tasks or [], everything, override))
+
+
+def _retrain(line: layout.Layout, chosen: list[str], everything: bool, override: str | None) -> Retrained | None:
+    with landing.turn(line, patience=landing.PATIENCE, say=get_run_logger().warning):
         asked = wanted(line, chosen, everything=everything)
         if not asked:
             return None
-        params = workspace.params(line)
-        names = chosen or (list(params.tasks) if everything else _trained(asked))
-        said = "all" if everything else ", ".join(names) or "what changed"
-        with attempt.tracked(line, "retrain", said, {}) as (store, parent):
-            clone = clones.begin(line, "retrain")
-            if names and (chosen or everything):
-                _renew(clone, names, everything=everything)
-            stages = [found for found in plan.stages(clone, params) if found[0] in asked]
-            forced = [stage for stage, why in asked.items() if why == "asked for"]
-            change = attempt.Change("retrain", f"Retrain {said}", stages, fresh=names, forced=forced, override=override)
-            done = attempt.carry_out(line, clone, change, store, parent)
+        clone = clones.begin(line, "retrain")
+    params = workspace.params(clone)
+    names = chosen or (list(params.tasks) if everything else _trained(asked))
+    said = "all" if everything else ", ".join(names) or "what changed"
+    with attempt.tracked(line, "retrain", said, {}) as (store, parent):
+        if names and (chosen or everything):
+            _renew(clone, names, everything=everything)
+        stages = [found for found in plan.stages(clone, params) if found[0] in asked]
+        forced = [stage for stage, why in asked.items() if why == "asked for"]
+        change = attempt.Change("retrain", f"Retrain {said}", stages, fresh=names, forced=forced, override=override)
+        done = attempt.carry_out(line, clone, change, store, parent)
     return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
 
 
@@ -86,27 +88,35 @@ def retire(root: str, task: str, reason: str, patience: float = 0) -> Retrained:
         WorkspaceError: if the task is not in the line, or is its only one.
     """
     line = workspace.open_line(Path(root))
-    with workspace.locked(line, patience=patience):
-        workspace.require_clean(line)
-        remotes.synchronise(line)
-        params = workspace.params(line)
-        _require(params, task)
-        if len(params.steps) < 2:
-            raise workspace.WorkspaceError(
-                f"expected a line with another task than {task}; received one without; make a new line with otmf init"
-            )
-        with attempt.tracked(line, "retire", task, {"reason": reason[:500]}) as (store, parent):
-            clone = clones.begin(line, f"retire-{task}")
-            first = clones.without(clone, task)
-            left = workspace.params(clone)
-            stages = plan.stages(clone, left)
-            later = {f"merge-step@{step}": "follows" for step in settings.chain(left.steps)[first - 1 :]}
-            asked = plan.closure(left, later)
-            subject = f"Retire {task}\n\n{reason}"
-            again = [one for one in stages if one[0] in asked]
-            change = attempt.Change(f"retire-{task}", subject, again, fresh=(), retired=reason)
-            done = attempt.carry_out(line, clone, change, store, parent)
+    with workspace.locked(line, patience=patience, name=workspace.WORK):
+        return attempt.until_landed(lambda: _retire(line, task, reason))
+
+
+def _retire(line: layout.Layout, task: str, reason: str) -> Retrained:
+    with landing.turn(line, patience=landing.PATIENCE, say=get_run_logger().warning):
+        require_retirable(line, task)
+        clone = clones.begin(line, f"retire-{task}")
+    with attempt.tracked(line, "retire", task, {"reason": reason[:500]}) as (store, parent):
+        first = clones.without(clone, task)
+        left = workspace.params(clone)
+        stages = plan.stages(clone, left)
+        later = {f"merge-step@{step}": "follows" for step in settings.chain(left.steps)[first - 1 :]}
+        asked = plan.closure(left, later)
+        subject = f"Retire {task}\n\n{reason}"
+        again = [one for one in stages if one[0] in asked]
+        change = attempt.Change(f"retire-{task}", subject, again, fresh=(), retired=reason)
+        done = attempt.carry_out(line, clone, change, store, parent)
     return Retrained(done.version, done.result["acc"], done.result["bwt"], done.outcomes)
+
+
+def require_retirable(line: layout.Layout, task: str) -> None:
+    """Raises WorkspaceError if a task is not in the line, or is its only one."""
+    params = workspace.params(line)
+    _require(params, task)
+    if len(params.steps) < 2:
+        raise workspace.WorkspaceError(
+            f"expected a line with another task than {task}; received one without; make a new line with otmf init"
+        )
 
 
 def _require(params: settings.Params, task: str) -> None:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import process, workspace
+from flows import branch, process, workspace
 from otmf import errors, experiments, layout
 
-_PARENT = ".parent.json"
+_PARENT = ".parent"  # stages deliver what ends in .json
 PAGE = 500
+_SQLITE = b"SQLite format 3\0"
+PATIENCE = 600.0
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -55,11 +57,26 @@ def prepare(line: layout.Layout, name: str) -> Store:
     where, location = uri(line), None
     if where.startswith("sqlite:"):
         line.tracking.mkdir(parents=True, exist_ok=True)
+        _require_database(where)
         location = (line.tracking / "artifacts").as_uri()
     with answering(where), experiments.opening(where):
-        client = MlflowClient(tracking_uri=where)
+        client = MlflowClient(tracking_uri=where, registry_uri=where)
         experiment = experiments.found_or_made(client, name, location)
     return Store(where, client, experiment)
+
+
+def _require_database(where: str) -> None:
+    """Refuses a file that is no database of sqlite: MLflow would try it again for minutes. Raises WorkspaceError."""
+    path = Path(where.partition(":///")[2])
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_SQLITE))
+    except FileNotFoundError:  # it will be made
+        return
+    except OSError as error:
+        raise workspace.WorkspaceError(errors.no_tracking_store(where, error)) from error
+    if head not in (b"", _SQLITE):
+        raise workspace.WorkspaceError(errors.no_tracking_store(where, ValueError("the file is no database of sqlite")))
 
 
 def there(line: layout.Layout) -> bool:
@@ -145,13 +162,18 @@ def finish(store: Store, parent: str, *, metrics: dict[str, float], tags: dict[s
         store.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
 
-def finish_later(line: layout.Layout, parent: str, *, metrics: dict[str, float], tags: dict[str, str]) -> None:
-    """Keeps the end of a parent run aside, for `catch_up`, while the store does not answer."""
+def finish_later(
+    line: layout.Layout, parent: str, *, metrics: dict[str, float], tags: dict[str, str], commit: str
+) -> Path:
+    """Notes how a parent run ends if a commit lands, for `catch_up`: until the store has been told. Returns the note."""
     folder = unsent(line)
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{parent}"
-    part.write_text(json.dumps({"parent": parent, "metrics": metrics, "tags": tags}), encoding="utf-8")
-    part.rename(folder / f"{parent}{_PARENT}")
+    part, note = folder / f".{parent}", folder / f"{parent}{_PARENT}"
+    part.write_text(
+        json.dumps({"parent": parent, "metrics": metrics, "tags": tags, "commit": commit}), encoding="utf-8"
+    )
+    part.rename(note)
+    return note
 
 
 def catch_up(line: layout.Layout, store: Store) -> bool:
@@ -161,11 +183,17 @@ def catch_up(line: layout.Layout, store: Store) -> bool:
         WorkspaceError: if it is still away.
     """
     waiting = [path for path in unsent(line).glob("*") if not path.name.startswith(".")]
-    parents = [path for path in waiting if path.name.endswith(_PARENT)]
-    for path in parents:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        finish(store, kept["parent"], metrics=kept["metrics"], tags=kept["tags"])
-        path.unlink()
+    with workspace.locked(line, patience=PATIENCE):  # a landing under way has its note already
+        parents = {
+            path: json.loads(path.read_text(encoding="utf-8")) for path in waiting if path.name.endswith(_PARENT)
+        }
+        landed = {path for path, kept in parents.items() if branch.has(line.root, kept["commit"])}
+    for path, kept in parents.items():
+        if path in landed:
+            finish(store, kept["parent"], metrics=kept["metrics"], tags=kept["tags"])
+        else:
+            finish(store, kept["parent"], metrics={}, tags={"error": "its process died before it landed"}, failed=True)
+        path.unlink(missing_ok=True)
     if len(waiting) > len(parents):
         extra = {"MLFLOW_TRACKING_URI": store.uri, "OTMF_UNSENT": str(unsent(line))}
         process.run([sys.executable, "-m", "stages", "unsent"], folder=line.root, extra=extra)
@@ -179,10 +207,10 @@ def unsent(line: layout.Layout) -> Path:
 
 @contextlib.contextmanager
 def answering(where: str) -> Iterator[None]:
-    """Turns every failure of the store into one sentence."""
-    from mlflow.exceptions import MlflowException
-
+    """Turns every failure of the store into one sentence: of the database, the server and the client, whatever they raise."""
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (workspace.WorkspaceError, AssertionError):  # ours
+        raise
+    except Exception as error:
         raise workspace.WorkspaceError(errors.no_tracking_store(where, error)) from error

@@ -203,6 +203,9 @@ def result(line: layout.Layout) -> dict[str, Any]:
     return json.loads(line.evaluation(order[-1]).read_text(encoding="utf-8"))
 
 
+WORK = "work"  # the lock of changes that are prepared in clones: one at a time, for as long as they take
+
+
 @contextlib.contextmanager
 def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> Iterator[None]:
     """Holds the line for one change at a time; the lock ends with its holder, however that ends.
@@ -217,7 +220,7 @@ def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> I
     except Timeout as error:
         raise WorkspaceError(
             f"expected {line.root.name} to be free; received a line that another change holds; wait for it "
-            "(onboard and retrain: --wait SECONDS)"
+            "(--wait SECONDS)"
         ) from error
 
 

@@ -19,6 +19,17 @@ def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, sign)
 
 
+def lives(process: int) -> bool:
+    """Whether a process of that id is there, whoever's it is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def outlived(owner: int) -> bool:
     """Whether the process `owner` is no longer among our ancestors: it, or one between, has ended.
 

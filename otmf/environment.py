@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
 QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -10,7 +14,23 @@ QUIET = {
 }
 # Python files that lie in a line's folder are not imported: somebody else may have put them there.
 SAFE = {"PYTHONSAFEPATH": "1"}
+# A line's settings are its own: DVC reads none of the user's or of the machine's.
+_NOWHERE = str(Path(__file__).parent / "settings_of_nobody")
+OWN = {"DVC_GLOBAL_CONFIG_DIR": _NOWHERE, "DVC_SYSTEM_CONFIG_DIR": _NOWHERE}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Set inside a git hook; they would lead our git elsewhere.
 FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 # Names the socket of a warm interpreter, for those who start DVC and stages.
 WARM = "OTMF_WARM"
+
+
+def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings by which no client asks a proxy for what is on this machine; whatever else was named to be so stays."""
+    named = [one.strip() for key in ("no_proxy", "NO_PROXY") for one in environ.get(key, "").split(",")]
+    value = ",".join(dict.fromkeys(one for one in (*named, *LOOPBACK) if one))
+    return {"no_proxy": value, "NO_PROXY": value}
+
+
+def settle() -> None:
+    """Has this process's own clients do likewise."""
+    os.environ.update(without_proxy(os.environ))

@@ -13,13 +13,14 @@ TRACKED = False
 
 
 def main(line: _params.Line, source: str, target: str, patterns: str) -> None:
-    """Reads `source`, checks it against this line's base, writes `target`; `patterns` is JSON with `missing` and `ignored`."""
+    """Reads `source`, checks it against this line's base, writes `target` (empty: nothing); `patterns` is JSON with `missing` and `ignored`."""
     base = _files.load_pretrained(line)
     backbone = _encoder.open_backbone(line)
     found = formats.read(Path(source), base=base, canonical=backbone.canonical, **json.loads(patterns))
     backbone.check_beside(Path(source))
     checkpoints.check_finetuned(found.state, base, name=Path(source).name)
-    checkpoints.save(found.state, Path(target))
+    if target:
+        checkpoints.save(found.state, Path(target))
     moved = task_vectors.norm(task_vectors.subtract(found.state, base)) / task_vectors.norm(task_vectors.floats(base))
     say(f"read as {found.form}: {len(found.state)} tensors, {100 * moved:.2f} % of the base's norm away from it")
     if found.factors:

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 from mlflow.entities import Metric
 
-from flows import tracking
+from flows import git, tracking, workspace
 from flows.failures import WorkspaceError
 from otmf import layout
 
@@ -38,11 +38,35 @@ def test_end_of_a_parent_run_is_told_when_the_store_is_back(line) -> None:
     store = tracking.prepare(line, "small")
     parent = tracking.begin(store, "onboard", "birds", {})
     assert not tracking.catch_up(line, store)
-    tracking.finish_later(line, parent, metrics={"acc": 0.5}, tags={"version": "v1"})
+    git.run(line.root, "init", "--quiet", "--initial-branch", "main")
+    (line.root / "file").touch()
+    landed = workspace.commit(line.root, "Landed")
+    tracking.finish_later(line, parent, metrics={"acc": 0.5}, tags={"version": "v1"}, commit=landed)
     assert tracking.catch_up(line, store)
     run = store.client.get_run(parent)
     assert (run.info.status, run.data.metrics["acc"], run.data.tags["version"]) == ("FINISHED", 0.5, "v1")
     assert not tracking.catch_up(line, store)
+
+
+def test_parent_run_whose_process_died_before_it_landed_is_ended_as_failed(line) -> None:
+    store = tracking.prepare(line, "small")
+    parent = tracking.begin(store, "onboard", "birds", {})
+    tracking.finish_later(line, parent, metrics={"acc": 0.5}, tags={"version": "v1"}, commit="1" * 40)
+    assert tracking.catch_up(line, store)
+    run = store.client.get_run(parent)
+    assert (run.info.status, "version" in run.data.tags) == ("FAILED", False)
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\x00" + b"\xff" * 5000])
+def test_damaged_store_is_one_sentence(line, tmp_path, content) -> None:
+    damaged = layout.Layout(tmp_path / "damaged")
+    damaged.tracking.mkdir(parents=True)
+    (damaged.tracking / "mlflow.db").write_bytes(content)
+    if not content:
+        (damaged.tracking / "mlflow.db").unlink()
+        (damaged.tracking / "mlflow.db").mkdir()
+    with pytest.raises(WorkspaceError, match="expected a tracking store at sqlite:.*; received no answer"):
+        tracking.prepare(damaged, "small")
 
 
 def test_store_of_another_version_of_mlflow_is_refused_naming_both(line, tmp_path) -> None:
