@@ -22,6 +22,7 @@ from flows import (
     kept,
     landing,
     logs,
+    past_accuracies,
     progress,
     records,
     registry,
@@ -219,18 +220,18 @@ def run_stage(line: layout.Layout, stage: str, extra: dict[str, str], force: boo
 
 @task(name="judge", cache_policy=NO_CACHE)
 def judge(line: layout.Layout, clone: layout.Layout, step: str, result: dict, fresh: tuple[str, ...]) -> gate.Verdict:
-    """The gate's verdict on a clone's last step against the line's, kept beside its results."""
-    present = settings.chain(workspace.params(line).steps)
-    before = accuracies(json.loads(line.evaluation(present[-1]).read_text(encoding="utf-8"))) if present else {}
-    finetuned = {name: result["references"][name]["finetuned"] for name in fresh}
+    """The gate's verdict on a clone's last step, by each task's own expert and its best so far, kept beside its results."""
+    past = past_accuracies.so_far(line)
+    rows = [row for row in result["rows"] if row["step"] == result["step"] and row["task"] not in fresh]
     params = workspace.params(clone)
     merge = json.loads(clone.trace(step).read_text(encoding="utf-8"))
     far = merge.get("dissimilarity") if getattr(params.steps[step].merge, "reach", None) is None else None
     verdict = gate.judge(
         params.gate,
         now=accuracies(result),
-        before=before,
-        finetuned=finetuned,
+        finetuned={name: reference["finetuned"] for name, reference in result["references"].items()},
+        best=past.of(rows),
+        excused=past.excused,
         dissimilarity={} if far is None else {params.steps[step].task: far},
     )
     path = clone.gate(step)

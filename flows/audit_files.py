@@ -34,7 +34,9 @@ def page(found: audit_document.Audit) -> str:
     """The page: self-contained, readable on paper."""
     champion = layout.Layout(Path()).merged(found.step).as_posix()
     drawn = graph.svg(found.stages, {step.step: step.task for step in found.steps}, champion)
-    return report.environment().get_template("audit.html.j2").render(audit=found, graph=drawn)
+    made = next(one.decision for one in found.decisions if one.decision.version == found.version)
+    page = report.environment().get_template("audit.html.j2")
+    return page.render(audit=found, graph=drawn, findings=made.findings)
 
 
 def model_card(found: audit_document.Audit) -> str:

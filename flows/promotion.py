@@ -43,8 +43,9 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
         decision = versions.accepted(
             attempt, action="overridden", step=step, task=newest, by=by or versions.actor(), reason=reason
         )
-        commit = workspace.commit(attempt.root, f"Accept {task} against the gate\n\n{reason}")
         refused = records.refusal(attempt.root, decision)
+        decision = decision.model_copy(update={"findings": refused.decision.findings})
+        commit = workspace.commit(attempt.root, f"Accept {task} against the gate\n\n{reason}")
         records.write(line, attempt, decision, lambda place: records.of_promotion(refused, commit, decision, place))
         _land(line, attempt, log, tag=versions.tag(decision.version))
         kept.drop(line, task)

@@ -81,7 +81,9 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
         branch.require(line.root)  # else the ledger that lies there is not the line's
         if not store.client.search_registered_models(filter_string=f"name = '{name}'"):
             store.client.create_registered_model(name)
-        known = {ours: theirs.version for ours, theirs in _known(store, name).items()}
+        found = _known(store, name)
+        _require_same(found, goal)
+        known = {ours: theirs.version for ours, theirs in found.items()}
         for number, tags in goal.versions.items():
             if number not in known:
                 known[number] = _register(store, line, name, records, number, tags)
@@ -89,6 +91,17 @@ def follow(store: tracking.Store, line: layout.Layout, name: str) -> None:
             store.client.set_registered_model_alias(name, alias, known[number])
         store.client.set_registered_model_tag(name, LEDGER, goal.ledger)
         (tracking.unsent(line) / _BEHIND).unlink(missing_ok=True)
+
+
+def _require_same(found: dict[int, Any], goal: Standing) -> None:
+    """Refuses a registry that has another version under a number of ours: of a history that was taken back, say."""
+    key = "record.sha256"
+    for number, tags in goal.versions.items():
+        if number in found and found[number].tags.get(key) != tags[key]:
+            raise workspace.WorkspaceError(
+                f"expected v{number} in the registry to be of the record with sha256 {tags[key][:16]}; received one of "
+                f"{str(found[number].tags.get(key))[:16]}; it is no version of this line any more: delete version {found[number].version} there"
+            )
 
 
 def behind(line: layout.Layout) -> bool:

@@ -50,6 +50,8 @@ def content(line: layout.Layout) -> dict[str, Any]:
         "backbone": encoder.name,
         "reads": encoder.reads,
         "standing": standing.sentences(line),
+        "findings": (findings := standing.gate_findings(line, order[-1])),
+        "gate": standing.gate_sentence(findings) if findings else "",
         "history": versions.history(line.root),
         "commit": git.run(line.root, "rev-parse", "HEAD").strip(),
         "order": order,

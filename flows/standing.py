@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console, Group
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from flows import git, inbox, kept, progress, versions, workspace
-from otmf import layout, settings
+from otmf import gate, layout, settings
 
 SHOWN = 5  # refused submissions, the latest first
 
@@ -21,7 +22,10 @@ def shown(line: layout.Layout) -> Group:
     params = workspace.params(line)
     order = settings.chain(params.steps)
     first = _table(line, params, order) if order else f"Line {params.line}: no task yet."
-    return Group(first, *sentences(line), *_running(line), *_queue(line))
+    findings = gate_findings(line, order[-1]) if order else []
+    return Group(
+        first, *([gate_sentence(findings)] if findings else []), *sentences(line), *_running(line), *_queue(line)
+    )
 
 
 def watch(line: layout.Layout, out: Console, *, seconds: float = 2) -> None:
@@ -86,8 +90,9 @@ def _table(found: layout.Layout, params: settings.Params, order: list[str]) -> T
         f", BWT {100 * result['bwt']:+.1f}" if result["bwt"] is not None else ""
     )
     table = Table(title=f"Line {params.line} after {order[-1]}: {acc} (accuracies in %)")
-    for column in ("step", "task", "method", "base", "fine-tuned", "merged"):
-        table.add_column(column, justify="right" if column in ("base", "fine-tuned", "merged") else "left")
+    for column in ("step", "task", "method", "base", "fine-tuned", "merged", "of fine-tuned", "below best"):
+        table.add_column(column, justify="left" if column in ("step", "task", "method") else "right")
+    figures = {(finding.rule, finding.about): finding for finding in gate_findings(found, order[-1])}
     for name in order:
         step, reference = params.steps[name], result["references"][params.steps[name].task]
         table.add_row(
@@ -97,5 +102,31 @@ def _table(found: layout.Layout, params: settings.Params, order: list[str]) -> T
             f"{100 * reference['base']:.1f}",
             f"{100 * reference['finetuned']:.1f}",
             f"{100 * latest[step.task]:.1f}",
+            *(_figure(figures.get((rule, step.task))) for rule in ("least_of_finetuned", "largest_drop")),
         )
     return table
+
+
+def gate_findings(line: layout.Layout, step: str) -> list[gate.Finding]:
+    """What the gate found of the model after a step; nothing of a step that it was not asked about."""
+    path = line.gate(step)
+    if not path.exists():
+        return []
+    return [gate.Finding(**found) for found in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _figure(finding: gate.Finding | None) -> str:
+    """A rule's figure in per cent or points; marked where it does not hold, `-` where the rule was not asked."""
+    if finding is None:
+        return "-"
+    return f"{100 * finding.figure:.1f}" + ("" if finding.holds else " !")
+
+
+def gate_sentence(findings: Sequence[gate.Finding]) -> str:
+    """How many of the gate's rules hold, which do not, and how far the older tasks are below their best on average."""
+    broken = [finding for finding in findings if not finding.holds]
+    average = next((finding for finding in findings if finding.rule == "largest_average_drop"), None)
+    said = f"Gate: {len(findings) - len(broken)} of {len(findings)} rules hold"
+    if average is not None:
+        said += f"; older tasks are {100 * average.figure:.1f} points below their best so far on average, of {100 * average.bound:.1f} allowed"
+    return said + "".join(f"; {finding.sentence()}" for finding in broken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from otmf import settings
@@ -36,9 +36,9 @@ class Finding:
                 f"{self.figure:.3g}"
             )
         expected = {
-            "least_of_finetuned": "at least {:.1f} % of the fine-tuned accuracy on {}",
-            "largest_drop": "a drop of at most {:.1f} points on {}",
-            "largest_average_drop": "a drop of at most {:.1f} points on average over {}",
+            "least_of_finetuned": "at least {:.1f} % of the accuracy of its own fine-tuned model on {}",
+            "largest_drop": "a drop of at most {:.1f} points from the best accuracy so far on {}",
+            "largest_average_drop": "a drop of at most {:.1f} points from the best so far on average over {}",
         }[self.rule]
         return f"expected {expected.format(100 * self.bound, self.about)}; received {100 * self.figure:.1f}"
 
@@ -67,33 +67,36 @@ def judge(
     rules: settings.Gate,
     *,
     now: Mapping[str, float],
-    before: Mapping[str, float],
     finetuned: Mapping[str, float],
+    best: Mapping[str, float],
+    excused: Collection[str] = (),
     dissimilarity: Mapping[str, float] | None = None,
 ) -> Verdict:
     """The verdict on a merged model.
 
     Args:
         rules: the bounds.
-        now: task -> accuracy of the model judged.
-        before: task -> accuracy of the model that serves; empty if none does.
-        finetuned: for each task that is new or was trained again, the accuracy of its fine-tuned model under the same
-            kind of head. These tasks are compared with that; all others with their accuracy before.
+        now: task -> accuracy of the model judged, as a fraction.
+        finetuned: task -> accuracy of the task's own fine-tuned model under the same kind of head, for every task.
+        best: task -> its best accuracy so far, for tasks that are neither new nor trained again.
+        excused: tasks that a person accepted below `least_of_finetuned`: they are held to their drops alone.
         dissimilarity: task -> how far its features were from the merged model's before its merge; only those to be judged.
 
-    An expert that is never right cannot be fallen short of. Drops are positive where accuracy was lost.
+    A fine-tuned model that is never right cannot be fallen short of. Drops are positive where accuracy was lost.
     """
     findings = []
     if rules.largest_dissimilarity is not None:
         bound = rules.largest_dissimilarity
         for task, figure in (dissimilarity or {}).items():
             findings.append(Finding(DISSIMILARITY, task, figure, bound, figure <= bound))
-    for task, best in finetuned.items():
-        share = now[task] / best if best > 0 else 1.0
+    for task in sorted(now, key=lambda task: task in best):  # new ones first
+        if task in excused and task in best:
+            continue
+        share = now[task] / finetuned[task] if finetuned[task] > 0 else 1.0
         findings.append(
             Finding("least_of_finetuned", task, share, rules.least_of_finetuned, share >= rules.least_of_finetuned)
         )
-    drops = {task: accuracy - now[task] for task, accuracy in before.items() if task in now and task not in finetuned}
+    drops = {task: accuracy - now[task] for task, accuracy in best.items() if task in now}
     for task, drop in drops.items():
         findings.append(Finding("largest_drop", task, drop, rules.largest_drop, drop <= rules.largest_drop))
     if drops:

@@ -158,18 +158,19 @@ def require_together(merge: Merge, head_tune: HeadTune) -> None:
 
 
 class Gate(Section):
-    """Bounds that a merged model must keep to serve; accuracies and drops as fractions.
+    """Bounds that a merged model must keep to serve, at every step; accuracies and drops as fractions.
 
-    least_of_finetuned: of the new task, its accuracy over its fine-tuned model's. largest_drop: on any older task, from
-    the accuracy before; largest_average_drop: on average over the older tasks. largest_dissimilarity: the Sinkhorn
+    least_of_finetuned: of each task, its accuracy over that of its own fine-tuned model. largest_drop: of any older task, from its
+    best accuracy so far; largest_average_drop: on average over the older tasks. What a person accepts against the gate counts
+    from then on. largest_dissimilarity: the Sinkhorn
     divergence between the features that the merged model so far and the fine-tuned model give to the new task's images,
     over the variance of the latter; None: no bound. What exceeds it is refused, kept in quarantine for a person to decide,
     or merged again with unbalanced transport of that `reach` and then judged by the other rules, as `dissimilar` says.
     """
 
     least_of_finetuned: Annotated[float, Field(ge=0)] = 0.5
-    largest_drop: Fraction = 0.2
-    largest_average_drop: Fraction = 0.1
+    largest_drop: Fraction = 0.1
+    largest_average_drop: Fraction = 0.05
     largest_dissimilarity: Positive | None = None
     dissimilar: Literal["refuse", "quarantine", "unbalanced"] = "refuse"
     reach: Positive = 0.5

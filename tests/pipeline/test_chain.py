@@ -170,6 +170,7 @@ def test_stages_restored_from_the_cache_add_no_run_and_lose_no_link(onboarded, o
     again = tmp_path / "small"
     shutil.copytree(root, again, symlinks=True)
     git.run(again, "reset", "--quiet", "--hard", "model/v1")
+    git.run(again, "tag", "--delete", "model/v2")
     client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(again)))
     experiment = client.get_experiment_by_name("small").experiment_id
     before = {run.info.run_id for run in client.search_runs([experiment], max_results=100)}

@@ -48,7 +48,7 @@ def aliases(root: Path) -> dict[str, str]:
 
 def test_refusal_names_rule_figure_and_way_out(root, refused) -> None:
     said = refused.stderr.strip().splitlines()[-1]
-    assert "expected at least 900.0 % of the fine-tuned accuracy on second; received" in said
+    assert "expected at least 900.0 % of the accuracy of its own fine-tuned model on second; received" in said
     assert "the attempt is kept as branch rejected/second" in said
     assert "Traceback" not in refused.stdout + refused.stderr
     findings = json.loads(git.run(root, "show", "rejected/second:data/results/gates/s02.json"))
