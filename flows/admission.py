@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import clones, cutting, encoders, fetching, landing, process, repro, workspace
-from otmf import cards, datasets, descent, gathering, layout, lineage, sequence, settings, splits
+from otmf import cards, datasets, descent, gathering, images, layout, limits, lineage, sequence, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -149,6 +149,24 @@ def _gathered(line: layout.Layout, card: cards.Card, card_path: Path, aside: Pat
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(parents=True, exist_ok=True)
     params = workspace.params(line)
+    try:
+        with limits.applied(params.limits):
+            return _checked(line, card, card_path, aside, params)
+    except ValueError as error:  # the data is the user's; our copy of it is nobody's concern
+        raise type(error)(_of_the_user(str(error), card, aside)) from error
+
+
+def _of_the_user(said: str, card: cards.Card, aside: Path) -> str:
+    """A sentence with the paths that the card names in place of those of our copies."""
+    copies = {str(aside / images.ARRAYS): card.path, str(aside): card.path}
+    for copy, own in copies.items():
+        said = said.replace(copy, own)
+    return said.replace(images.ARRAYS, Path(card.path).name) if card.source == "npz" else said
+
+
+def _checked(
+    line: layout.Layout, card: cards.Card, card_path: Path, aside: Path, params: settings.Params
+) -> Gathered | None:
     entry, merged = entries(params.defaults, card)
     _require_following(params, card, merged)
     with fetching.brought(line, card, card_path.resolve().parent) as (found, base):

@@ -7,18 +7,23 @@ it, and the next run of `arrive` or `sweep` deals with what was left.
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows import attempt, clones, failures, inbox, open_ends, process, recovery, workspace
+from flows import admission, attempt, clones, failures, inbox, open_ends, process, recovery, workspace
 from flows.onboard import Onboarded, ahead, onboard
 from otmf import errors, layout
 
 EVENT = "otmf.task.submitted"
 PATIENCE = 24 * 3600.0
+
+
+class Unforeseen(workspace.WorkspaceError):
+    """A failure that nobody foresaw. The message names it; the trace lies with the submission once it is put aside."""
 
 
 def resource(name: str) -> str:
@@ -63,7 +68,7 @@ def sweep(root: str) -> list[str]:
         _tidy(line)
         open_ends.complete(line, get_run_logger().warning)
         left = [name for name, place in inbox.waiting(line) if place.due <= datetime.now(UTC)]
-        fresh = [name for name in inbox.settled(line) if inbox.accept(line, name)]
+        fresh = [name for name in inbox.settled(line) if _accepted(line, name)]
         for name in fresh:
             announce(workspace.params(line).line, name)
         if left:
@@ -77,6 +82,15 @@ def _first(line: layout.Layout, name: str) -> bool:
     """Whether nothing that is due comes before a submission: else it is trained while that is dealt with."""
     due = [other for other, place in inbox.waiting(line) if place.due <= datetime.now(UTC) or other == name]
     return due[:1] in ([], [name])
+
+
+def _accepted(line: layout.Layout, name: str) -> bool:
+    """Accepts a submission; what cannot be accepted stops no other one, and is said."""
+    try:
+        return inbox.accept(line, name)
+    except failures.EXPECTED as error:
+        get_run_logger().warning(f"{name}: {errors.sentence(error)}")
+        return False
 
 
 def _tidy(line: layout.Layout) -> None:
@@ -119,7 +133,7 @@ def _deal(line: layout.Layout, name: str) -> Onboarded | None:
     return found
 
 
-def _onboard(line: layout.Layout, name: str) -> Onboarded:
+def _onboard(line: layout.Layout, name: str) -> Onboarded | None:
     lock = f"ahead-{name}"
     with workspace.locked(line, patience=PATIENCE, name=lock):
         try:
@@ -129,15 +143,36 @@ def _onboard(line: layout.Layout, name: str) -> Onboarded:
                 clones.drop(line, lock)
 
 
-def _dealt_with(line: layout.Layout, name: str) -> Onboarded:
+def _dealt_with(line: layout.Layout, name: str) -> Onboarded | None:
     try:
-        found = onboard(str(line.root), str(inbox.card(line, name)), patience=PATIENCE, replace=True)
+        step, found = _taken_up(line, name)
     except failures.EXPECTED as error:
         if _lasting(error) or not inbox.postpone(line, name, errors.sentence(error)):
             inbox.put_aside(line, name, "refused", errors.sentence(error))
         raise
-    inbox.put_aside(line, name, "arrived", f"onboarded as {found.step}")
+    except Exception as error:  # nobody foresaw it: it is tried again as often as usual, and stops nothing
+        said = f"expected to deal with it; received {type(error).__name__}: {errors.sentence(error)}"
+        if not inbox.postpone(line, name, said):
+            way = f"a mistake of otmf's, or of what it stands on; its trace is in {inbox.TRACE}: report it, then submit again"
+            inbox.put_aside(line, name, "refused", f"{said}; {way}", trace=traceback.format_exc())
+        raise Unforeseen(said) from error
+    inbox.put_aside(line, name, "arrived", f"onboarded as {step}")
     return found
+
+
+def _taken_up(line: layout.Layout, name: str) -> tuple[str, Onboarded | None]:
+    """The step a submission's task has, and what its onboarding came to, if there was anything to do.
+
+    What can be known to be wrong is met before a flow or a run in the tracking store begins.
+    """
+    path = inbox.card(line, name)
+    opened, card = admission.open_all(line.root, path)
+    with admission.gathered(opened, card, path) as gathered:
+        if gathered is None:
+            get_run_logger().info(f"{name}: the same card with the same data is onboarded already")
+            return admission.place(workspace.params(line), card)[0], None
+        found = onboard(str(line.root), str(path), PATIENCE, None, True, gathered)
+    return found.step, found
 
 
 def _told(line: layout.Layout, name: str) -> None:

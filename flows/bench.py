@@ -14,7 +14,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.table import Table
-from ruamel.yaml.error import YAMLError
 
 from flows import (
     bench_inputs,
@@ -29,7 +28,7 @@ from flows import (
     warm,
     workspace,
 )
-from otmf import layout, protocol, settings
+from otmf import foreign, layout, protocol, settings
 
 ALL_ROWS = "rows.parquet"
 LOCK = ".lock"
@@ -80,10 +79,8 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
         raise settings.SettingsError(
             f"expected a YAML file; received {config}, {'a folder' if config.is_dir() else 'which is not there'}; name the configuration"
         )
-    try:
+    with foreign.reading(lambda reason: workspace.not_yaml(config.name, reason)):
         content = plain_yaml.load(config.read_text(encoding="utf-8"))
-    except (YAMLError, RecursionError, ValueError, KeyError) as error:  # KeyError: of ruamel, for `!!bool abc`
-        raise workspace.not_yaml(config.name, error) from error
     asked = protocol.check(content)
     line = workspace.open_line(line or (Path() if asked.line is None else config.parent / asked.line))
     params = workspace.params(line)

@@ -20,12 +20,14 @@ from flows import fetching, workspace
 from otmf import cards, gathering, layout, lineage
 
 CARD = "card.yaml"
+REASON, TRACE = "reason.txt", "trace.txt"
 SETTLED = 5.0
 TRIES = 6
 WEEK = 7 * 24 * 3600.0
 FIRST_PAUSE = timedelta(seconds=15)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
 _STATE, _CONTENT = "place.json", "submission"
+_LAST = 2**53
 Kind = Literal["arrived", "refused"]
 
 
@@ -125,7 +127,7 @@ def accept(line: layout.Layout, name: str) -> bool:
                 f"expected a folder in the inbox; received {name!r}, which is a link; put the folder itself there"
             )
         if target.exists():
-            if folder.is_dir() and lineage.digest(folder) == lineage.digest(target / _CONTENT):
+            if folder.is_dir() and _plain(folder) and lineage.digest(folder) == lineage.digest(target / _CONTENT):
                 shutil.rmtree(folder)
             return True
         if not folder.is_dir():
@@ -135,7 +137,7 @@ def accept(line: layout.Layout, name: str) -> bool:
                 )
             return False
         now = datetime.now(UTC)
-        last = max((place.number for _, place in waiting(line)), default=0)
+        last = max((place.number for _, place in waiting(line) if place.number < _LAST), default=0)
         part = target.with_name(f".{name}")
         part.mkdir(parents=True)
         _write(part, Place(number=last + 1, at=now, due=now))
@@ -161,7 +163,10 @@ def card(line: layout.Layout, name: str) -> Path:
     Raises:
         CardError: if the submission does not hold up.
     """
-    return _card(_accepted(line, name) / _CONTENT)
+    content, part = _accepted(line, name) / _CONTENT, line.private / "refused" / f".{name}"
+    if part.is_dir() and not content.exists():  # whoever was putting it aside died over it
+        part.rename(content)
+    return _card(content)
 
 
 def postpone(line: layout.Layout, name: str, said: str) -> bool:
@@ -180,28 +185,47 @@ def note_trained(line: layout.Layout, name: str) -> None:
     _write(_accepted(line, name), place(line, name).model_copy(update={"trained": True}))
 
 
-def put_aside(line: layout.Layout, name: str, kind: Kind, reason: str) -> None:
-    """Ends a submission's wait: what arrived leaves its card and the reason, what was refused its data as well."""
+def put_aside(line: layout.Layout, name: str, kind: Kind, reason: str, *, trace: str = "") -> None:
+    """Ends a submission's wait: what arrived leaves its card and the reason, what was refused its data as well.
+
+    Args:
+        line, name: the submission.
+        kind: what became of it.
+        reason: a sentence.
+        trace: where a failure came from, for those who mend it.
+    """
     source, target = _accepted(line, name), line.private / kind / name
     part = target.with_name(f".{name}")
-    for old in (part, target):
-        shutil.rmtree(old, ignore_errors=True)
-    part.mkdir(parents=True)
+    shutil.rmtree(target, ignore_errors=True)
+    if (source / _CONTENT).exists():
+        shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
     content = source / _CONTENT
-    if kind == "refused":
-        shutil.copytree(content, part, dirs_exist_ok=True, symlinks=True)
+    if kind == "refused" and content.is_dir():
+        content.rename(part)  # not copied: it may hold what cannot be read
     else:
-        shutil.copyfile(_card(content), part / CARD)
-    (part / "reason.txt").write_text(reason + "\n", encoding="utf-8")
+        part.mkdir(exist_ok=True)
+        if kind == "arrived":
+            shutil.copyfile(_card(content), part / CARD)
+    _note(part / REASON, reason + "\n")
+    if trace:
+        _note(part / TRACE, trace)
     part.rename(target)
     shutil.rmtree(source)
+
+
+def _note(path: Path, text: str) -> None:
+    """Writes a note of ours beside a submission; what lies there under its name, a link perhaps, is given another."""
+    if path.is_symlink() or path.exists():
+        path.rename(path.with_name(f"submitted-{path.name}"))
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def outcome(line: layout.Layout, name: str) -> tuple[Kind, str] | None:
     """What became of a submission, and why; None if it waits or never was."""
     if _accepted(line, name).exists():
         return None
-    found = [(kind, line.private / kind / name / "reason.txt") for kind in ("arrived", "refused")]
+    found = [(kind, line.private / kind / name / REASON) for kind in ("arrived", "refused")]
     there = [(path.stat().st_mtime, kind, path) for kind, path in found if path.is_file()]
     if not there:
         return None
@@ -212,7 +236,7 @@ def outcome(line: layout.Layout, name: str) -> tuple[Kind, str] | None:
 def refused(line: layout.Layout) -> list[tuple[str, str]]:
     """Submissions refused in the last week and not handed in again since, with the reason, the latest first."""
     folder, now = line.private / "refused", time.time()
-    found = [(one.stat().st_mtime, one.parent.name) for one in folder.glob("*/reason.txt")]
+    found = [(one.stat().st_mtime, one.parent.name) for one in folder.glob(f"*/{REASON}")]
     recent = [name for at, name in sorted(found, reverse=True) if now - at < WEEK]
     outcomes = [(name, outcome(line, name)) for name in recent]
     return [(name, known[1]) for name, known in outcomes if known is not None and known[0] == "refused"]
@@ -222,6 +246,13 @@ def alone(line: layout.Layout) -> list[str]:
     """Names of cards that lie in the inbox without a folder of their own, where nobody takes them."""
     folder = inbox(line)
     return sorted(one.name for one in folder.glob("*.y*ml") if one.is_file()) if folder.is_dir() else []
+
+
+def unnamed(line: layout.Layout) -> list[str]:
+    """Names of folders in the inbox that cannot be those of submissions, so that nobody takes them."""
+    folder = inbox(line)
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(one.name for one in found if one.is_dir() and not _NAME.fullmatch(one.name))
 
 
 def _accepted(line: layout.Layout, name: str) -> Path:
@@ -236,6 +267,14 @@ def _places(line: layout.Layout) -> Iterator[tuple[str, Place]]:
                 yield one.name, Place.model_validate_json((one / _STATE).read_text(encoding="utf-8"))
             except FileNotFoundError:  # dealt with in this moment
                 continue
+            except ValueError:  # damaged: it comes last, and is dealt with all the same
+                now = datetime.now(UTC)
+                yield one.name, Place(number=_LAST, at=now, due=now, said=f"its {_STATE} did not read")
+
+
+def _plain(folder: Path) -> bool:
+    """Whether a folder holds files and folders alone: a pipe would be read for ever."""
+    return not any(path.is_symlink() or not (path.is_file() or path.is_dir()) for path in folder.rglob("*"))
 
 
 def _own(folder: Path) -> None:
@@ -292,7 +331,10 @@ def _card(folder: Path) -> Path:
 
 
 def _quiet(folder: Path) -> bool:
-    newest = max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
+    try:
+        newest = max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
+    except OSError:  # somebody is at it
+        return False
     return time.time() - newest > SETTLED
 
 

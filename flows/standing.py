@@ -46,6 +46,10 @@ def _queue(line: layout.Layout) -> list[str]:
             said += f"; tried {place.failures} time{'s' if place.failures > 1 else ''}, {when}: {place.said}"
         found.append(said)
     found += [f"Lies in the inbox by itself: {name}; put it into a folder with its data" for name in inbox.alone(line)]
+    found += [
+        f"Lies in the inbox under a name that is none: {name!a}; rename the folder (lower-case letters, digits, . _ -)"
+        for name in inbox.unnamed(line)
+    ]
     found += [f"Refused: {name}: {said}" for name, said in inbox.refused(line)[:SHOWN]]
     return found
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from flows import git, plain_yaml, repro
 from flows.failures import WorkspaceError
-from otmf import cards, gathering, layout, settings
+from otmf import cards, foreign, gathering, layout, settings
 
 TEMPLATE = ("dvc.yaml", "params.yaml", "prefect.yaml", "data/backbones")
 IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/data/inbox/\n/report.html\n"
@@ -45,19 +44,21 @@ def create(
         folder: where.
         name: of the line; the folder's own name if that is a slug, else `line`.
         base: a base card; the embedded mixture's otherwise.
-        params: a params.yaml to start from; the template's otherwise.
+        params: a params.yaml to start from, whole or in part: what it leaves out is the template's.
         backbone: a JSON configuration of an encoder, copied into the line and named in its parameters.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WorkspaceError(
             f"expected a new or empty folder; received {folder}, which has content; choose another name"
         )
+    require_plain(folder.resolve())
     base = base or template() / "data/cards/pretrained.yaml"
     card = cards.read_base(base)
+    given = None if params is None else (params.name, _load(params))
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _fill(folder, card, base, params or template() / "params.yaml", name or _slug(folder), backbone)
+        _fill(folder, card, base, given, name or _slug(folder), backbone)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         if existed:
@@ -65,13 +66,17 @@ def create(
         raise
 
 
-def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: str, backbone: Path | None) -> None:
+def _fill(
+    folder: Path, card: cards.BaseCard, base: Path, given: tuple[str, Any] | None, name: str, backbone: Path | None
+) -> None:
     line = layout.Layout(folder.resolve())
     for part in TEMPLATE:
         source, target = template() / part, line.root / part
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
-    document = _load(params)
+    document = _load(line.params)
+    if given is not None:
+        _lay_over(document, given[1])
     document["line"] = name
     if backbone is not None:
         if not backbone.is_file() or backbone.suffix != ".json":
@@ -86,9 +91,12 @@ def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: st
                 f"expected one encoder; received that of the base's card and {backbone}; leave out one of them"
             )
         document["backbone"] = {"model": settings.OF_THE_BASE}
-    for section in ("backbone", "pretrained"):  # DVC reads both
-        document.setdefault(section, getattr(settings.Params(line=name), section).model_dump(mode="json"))
-    write_params(line, document)
+    try:
+        write_params(line, document)
+    except settings.SettingsError as error:  # the file is the one that was given, not its copy
+        raise settings.SettingsError(
+            str(error).replace(line.params.name, given[0] if given else line.params.name)
+        ) from error
     line.base_card.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(base, line.base_card)
     (line.root / ".gitignore").write_text(IGNORED, encoding="utf-8")
@@ -99,12 +107,32 @@ def _fill(folder: Path, card: cards.BaseCard, base: Path, params: Path, name: st
     commit(line.root, f"Start line {name}")
 
 
+def _lay_over(document: Any, given: Any) -> None:
+    """Puts values in place of a document's own, mapping by mapping; a mapping for something else takes its place whole."""
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(document.get(key), dict):
+            _lay_over(document[key], value)
+        else:
+            document[key] = value
+
+
+def require_plain(folder: Path) -> None:
+    """Refuses a path that MLflow's and Prefect's databases, git or DVC would read as something else. Raises WorkspaceError."""
+    bad = [one for one in str(folder) if one == "?" or not one.isprintable()]
+    if bad:
+        raise WorkspaceError(
+            f"expected a folder for a line whose path has no question mark and no character that cannot be printed; received {bad[0]!a} in "
+            f"{str(folder)!a}; choose or rename the folder"
+        )
+
+
 def open_line(folder: Path) -> layout.Layout:
     """The line in a folder.
 
     Raises:
-        WorkspaceError: if there is none.
+        WorkspaceError: if there is none, or none that can be worked on.
     """
+    require_plain(folder.resolve())
     line = layout.Layout(folder.resolve())
     if not (line.params.is_file() and (line.root / ".dvc").is_dir() and (line.root / ".git").exists()):
         raise WorkspaceError(
@@ -260,28 +288,27 @@ def _load(path: Path) -> Any:
 
 
 def _text(path: Path) -> str:
-    try:
+    if not path.is_file():
+        raise settings.SettingsError(f"expected a file of YAML at {path.name}; received none; correct the path")
+    with foreign.reading(lambda reason: not_yaml(path.name, reason)):
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise not_yaml(path.name, error) from error
 
 
 def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
-    try:
+    with foreign.reading(lambda reason: not_yaml(name, reason)):
         document = load(text)
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise not_yaml(name, error) from error
     if not isinstance(document, dict):
         raise settings.SettingsError(
-            f"expected a mapping of sections in {name}; received {type(document).__name__}; restore the file"
+            f"expected a mapping of sections in {name}; received {foreign.kind(document)}; mend the file"
         )
     return document
 
 
-def not_yaml(name: str, error: Exception) -> settings.SettingsError:
+def not_yaml(name: str, reason: str) -> settings.SettingsError:
     """The refusal of a text that does not read."""
-    reason = " ".join(str(error).partition("To suppress this check")[0].split())[:300]
-    return settings.SettingsError(f"expected YAML in {name}; received {reason}; mend the file")
+    return settings.SettingsError(
+        f"expected YAML in {name}; received {reason.partition('To suppress this check')[0].strip()}; mend the file"
+    )
 
 
 def _slug(folder: Path) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from otmf import packaged, validation
+from otmf import foreign, limits, packaged, validation
 
-MAX_CARD_BYTES = 1 << 20
+_NUMBER = re.compile(rb"(?<![0-9A-Za-z])[0-9][0-9A-Fa-fxo_.:]*")
 MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
 RESERVED_NAMES = ("pretrained", "compare", "retrain", "rollback")
@@ -144,7 +144,7 @@ class Card(_Strict):
                 what = "folder of images" if self.source == "folder" else "label"
                 raise ValueError(f"expected `classes`, one name per {what}; received none; list them")
             return self
-        doubled = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        doubled = sorted(name for name, count in Counter(self.classes).items() if count > 1)
         if doubled:
             raise ValueError(f"expected distinct classes; received {doubled[:3]} more than once; name each class once")
         if len(self.classes) < 2:
@@ -289,37 +289,40 @@ def dump(card: Card) -> str:
 
 def says_each_thing_once(content: Any) -> bool:
     """Whether a document of YAML stays small with every alias written out."""
-    count, left = 0, [content]
-    while left and count <= MAX_CARD_BYTES:
+    count, left, most = 0, [content], limits.now().card_bytes
+    while left and count <= most:
         one = left.pop()
         count += 1
         if isinstance(one, dict | list):
             left.extend(one.values() if isinstance(one, dict) else one)
-    return count <= MAX_CARD_BYTES
+    return count <= most
+
+
+def _longest_number(text: bytes) -> int:
+    """Length of the longest run that a reader of YAML would take for a number. Turning one into a number takes the square of it."""
+    return max((len(found) for found in _NUMBER.findall(text)), default=0)
 
 
 def _parse(model: type[Any], path: Path) -> Any:
     if not path.is_file():
         raise CardError(f"expected a card (a YAML file); received {path}, which is not a file; check the path")
-    if path.stat().st_size > MAX_CARD_BYTES:
-        raise CardError(
-            f"expected a card of at most {MAX_CARD_BYTES} bytes; received {path} with "
-            f"{path.stat().st_size}; point to images by path instead of listing them"
-        )
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise CardError(
-            f"expected YAML in {path}; received text that does not parse ({reason[:300]}); mend it"
-        ) from error
+        limits.require(f"bytes in the card {path}", path.stat().st_size, "card_bytes")
+        text = path.read_bytes()
+        limits.require(f"digits of one number in the card {path}", _longest_number(text), "card_digits")
+    except limits.LimitError as error:
+        raise CardError(str(error)) from error
+    with foreign.reading(
+        lambda reason: CardError(f"expected YAML in {path}; received text that does not parse ({reason}); mend it")
+    ):
+        content = YAML(typ="safe", pure=True).load(text.decode("utf-8"))
     if not says_each_thing_once(content):
         raise CardError(
             f"expected a card that says each thing once; received {path}, whose aliases repeat it many times over; write it out"
         )
     if not isinstance(content, dict):
         raise CardError(
-            f"expected a mapping of keys in {path}; received {type(content).__name__}; write `name: ...` lines"
+            f"expected a mapping of keys in {path}; received {foreign.kind(content)}; write `name: ...` lines"
         )
     try:
         return model.model_validate(content)

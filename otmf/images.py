@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +11,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from otmf import cards
+from otmf import cards, foreign, limits
 
 Array = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 ARRAYS = "images.npz"
-MAX_PIXELS = 64_000_000
 LARGE, DENSEST = 1 << 30, 200  # arrays beyond LARGE bytes that were compressed more than DENSEST times are no pictures
 
 
@@ -95,27 +92,26 @@ def decode_picture(content: bytes, name: str, fit: Fit) -> Array:
 
 def _open(source: Path | io.BytesIO, name: str = "") -> Image.Image:
     path = name or source
-    try:
-        with Image.open(source, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise cards.CardError(
-                    f"expected an image of at most {MAX_PIXELS} pixels; received {path} with "
-                    f"{picture.width}x{picture.height}; make it smaller"
-                )
-            if picture.mode.startswith("I"):
-                picture = Image.fromarray((np.asarray(picture, dtype=np.uint32) >> 8).astype(np.uint8))
-            return picture.convert("RGB")
-    except FileNotFoundError as error:
-        raise cards.CardError(
-            f"expected an image file; received {path}, which does not exist; check the path"
-        ) from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, cards.CardError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise cards.CardError(
-            f"expected an image that decodes; received {path} ({reason}); replace or remove it"
-        ) from error
+    limits.require_time()
+    if isinstance(source, Path) and not source.exists():
+        raise cards.CardError(f"expected an image file; received {path}, which does not exist; check the path")
+    with (
+        foreign.reading(
+            lambda reason: cards.CardError(
+                f"expected an image that decodes; received {path} ({reason}); replace or remove it"
+            ),
+            ours=(cards.CardError,),
+        ),
+        Image.open(source, formats=FORMATS) as picture,
+    ):
+        if picture.width * picture.height > limits.now().pixels:
+            raise cards.CardError(
+                f"expected an image of at most {limits.now().pixels} pixels; received {path} with "
+                f"{picture.width}x{picture.height}; make it smaller, or raise limits.pixels in params.yaml"
+            )
+        if picture.mode.startswith("I"):
+            picture = Image.fromarray((np.asarray(picture, dtype=np.uint32) >> 8).astype(np.uint8))
+        return picture.convert("RGB")
 
 
 def _fit(picture: Image.Image, fit: Fit) -> Array:
@@ -183,30 +179,29 @@ def _array_sets(path: Path) -> tuple[ArrayImages, ArrayImages]:
 
 
 def read_array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
-    try:
+    limits.require_time()
+    with foreign.reading(
+        lambda reason: cards.CardError(
+            f"expected {key} as a plain array in {path.name}; received one that does not read ({reason}); write it with numpy.savez"
+        )
+    ):
         return arrays[key]
-    except (ValueError, OSError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise cards.CardError(
-            f"expected {key} as a plain array in {path.name}; received one that does not read ({reason}); write it "
-            "with numpy.savez"
-        ) from error
 
 
 def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
-    try:
+    with foreign.reading(
+        lambda reason: cards.CardError(
+            f"expected an npz archive of plain arrays; received {path} ({reason}); write it with numpy.savez"
+        )
+    ):
         arrays = np.load(path, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("a single array")
         whole, stored = sum(one.file_size for one in arrays.zip.infolist()), max(1, path.stat().st_size)
         if whole > LARGE and whole > DENSEST * stored:
             raise ValueError(f"{stored} bytes that would become {whole}")
+        limits.require("MiB in it when unpacked", whole / 2**20, "arrays_mib")
         missing = sorted({"train_x", "test_x"} - set(arrays.files))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise cards.CardError(
-            f"expected an npz archive of plain arrays; received {path} ({reason}); write it with numpy.savez"
-        ) from error
     if missing:
         arrays.close()
         raise cards.CardError(

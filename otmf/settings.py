@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from otmf import _order, cards, merging, presets, validation
 from otmf._order import FIRST
 from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
+from otmf.limits import Limits
 from otmf.merging import AnyMerge, Merge, Otmf
 
 
@@ -196,6 +197,7 @@ class Params(Section):
     backbone: Backbone = Backbone()
     pretrained: Pretrained = Pretrained()
     gate: Gate = Gate()
+    limits: Limits = Limits()
     defaults: Defaults = Defaults()
     tasks: dict[str, Task] = Field(default_factory=dict)
     steps: dict[str, Step] = Field(default_factory=dict)

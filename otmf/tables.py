@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otmf import cards, plain_json
+from otmf import cards, foreign, limits, plain_json
 
 LONGEST_FIELD = 1 << 24
-_WRONG = (ValueError, OSError, KeyError, TypeError, NotImplementedError, RecursionError, MemoryError, csv.Error)
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,25 @@ def read(path: Path, kind: str) -> list[Row]:
     Raises:
         CardError: if the file is no such table, or names a column twice.
     """
-    try:
-        return [Row(number, cells) for number, cells in enumerate(_READERS[kind](path), start=1)]
-    except _WRONG as error:
-        reason = " ".join(str(error).split())[:200]
-        raise cards.CardError(
+
+    def refusal(reason: str) -> cards.CardError:
+        return cards.CardError(
             f"expected a table ({kind}) in {path.name}; received one that does not read ({reason}); write it anew"
-        ) from error
+        )
+
+    found, size = [], 0
+    with foreign.reading(refusal, ours=(cards.CardError,)):
+        try:
+            for number, cells in enumerate(_READERS[kind](path), start=1):
+                size += sum(len(value) if isinstance(value, str | bytes) else 16 for value in cells.values())
+                limits.require(f"rows in {path.name}", number, "table_rows")
+                limits.require(f"MiB of values in {path.name}", size / MIB, "table_mib")
+                if number % 1000 == 0:
+                    limits.require_time()
+                found.append(Row(number, cells))
+        except limits.LimitError as error:
+            raise cards.CardError(str(error)) from error
+    return found
 
 
 def missing(value: Any) -> bool:
@@ -98,7 +110,8 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
     with parquet.ParquetFile(path) as file:
         _distinct(file.schema_arrow.names)
-        for batch in file.iter_batches():
+        limits.require(f"rows in {path.name}", file.metadata.num_rows, "table_rows")
+        for batch in file.iter_batches(batch_size=1024):  # a page of one repeated text takes little until it is a row's
             yield from batch.to_pylist()
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from otmf import datasets, layout, settings, splits
+from otmf import datasets, foreign, layout, limits, settings, splits
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,14 @@ def _known(section: dict[str, Any], name: str, kind: str) -> Any:
 
 def read(root: Path) -> Line:
     """The line in a folder. Raises SettingsError if params.yaml does not hold up."""
-    return Line(root, settings.check(load_yaml(root / "params.yaml")))
+    found = settings.check(load_yaml(root / "params.yaml"))
+    limits.apply(found.limits)
+    return Line(root, found)
 
 
 def load_yaml(path: Path) -> object:
     """The content of a YAML file, plain types only. Raises SettingsError if it does not parse."""
-    try:
+    with foreign.reading(
+        lambda reason: settings.SettingsError(f"expected YAML in {path.name}; received {reason}; mend the file")
+    ):
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise settings.SettingsError(f"expected YAML in {path.name}; received {reason}; mend the file") from error

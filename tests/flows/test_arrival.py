@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,12 +30,12 @@ def left(line: layout.Layout, name: str) -> Path:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_clone_of_a_fine_tuning_that_died_goes_with_its_submission(line, tmp_path, monkeypatch, fails) -> None:
-    def onboarded(*_: object, **__: object) -> SimpleNamespace:
+    def taken_up(*_: object) -> tuple[str, SimpleNamespace]:
         if fails:
             raise ValueError("expected another card")
-        return SimpleNamespace(step="s01")
+        return "s01", SimpleNamespace(step="s01")
 
-    monkeypatch.setattr(arrival, "onboard", onboarded)
+    monkeypatch.setattr(arrival, "_taken_up", taken_up)
     name = inbox.deliver(line, makers.card(tmp_path / "card", "ant"))
     inbox.accept(line, name)
     mine, other = left(line, f"ahead-{name}"), left(line, "ahead-zebra-0123456789abcdef")
@@ -49,10 +50,10 @@ def test_clone_of_a_fine_tuning_that_died_goes_with_its_submission(line, tmp_pat
 
 
 def test_submission_that_keeps_its_place_keeps_its_clone(line, tmp_path, monkeypatch) -> None:
-    def away(*_: object, **__: object) -> None:
+    def away(*_: object) -> None:
         raise workspace.WorkspaceError("expected a tracking store")
 
-    monkeypatch.setattr(arrival, "onboard", away)
+    monkeypatch.setattr(arrival, "_taken_up", away)
     name = inbox.deliver(line, makers.card(tmp_path / "card", "ant"))
     inbox.accept(line, name)
     mine = left(line, f"ahead-{name}")
@@ -97,3 +98,41 @@ def test_later_submission_that_comes_first_trains_before_it_deals_with_the_earli
     arrival.arrive.fn(str(line.root), second)
     arrival.arrive.fn(str(line.root), first)
     assert done == [("ahead", second), ("deal", second), ("deal", first)]
+
+
+def test_failure_that_nobody_foresaw_is_tried_again_then_put_aside_with_its_trace_and_stops_nothing(
+    line, tmp_path, monkeypatch
+) -> None:
+    def taken_up(_: layout.Layout, name: str) -> tuple[str, SimpleNamespace]:
+        if name.startswith("ant"):
+            return {}["no such thing"]
+        return "s01", SimpleNamespace(step="s01")
+
+    monkeypatch.setattr(arrival, "_taken_up", taken_up)
+    monkeypatch.setattr(arrival, "get_run_logger", lambda: SimpleNamespace(error=said.append, info=said.append))
+    monkeypatch.setattr(inbox, "FIRST_PAUSE", timedelta(0))
+    said: list[str] = []
+    odd, sound = (inbox.deliver(line, makers.card(tmp_path / name, name)) for name in ("ant", "bee"))
+    for name in (odd, sound):
+        inbox.accept(line, name)
+    arrival._deal(line, sound)
+    assert inbox.outcome(line, sound) == ("arrived", "onboarded as s01")
+    assert any("received KeyError: no such thing" in text for text in said)
+    for _ in range(inbox.TRIES - 1):
+        with pytest.raises(arrival.Unforeseen, match="received KeyError: no such thing"):
+            arrival._deal(line, odd)
+    kind, reason = inbox.outcome(line, odd)
+    assert (kind, inbox.waiting(line)) == ("refused", [])
+    assert "its trace is in trace.txt" in reason
+    folder = line.private / "refused" / odd
+    assert 'return {}["no such thing"]' in (folder / "trace.txt").read_text()
+    assert (folder / "card.yaml").exists()
+
+
+def test_folder_that_cannot_be_accepted_stops_no_other_one(line, tmp_path, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(arrival, "get_run_logger", lambda: SimpleNamespace(warning=said.append))
+    (inbox.inbox(line) / "a-link").symlink_to(tmp_path)
+    name = inbox.deliver(line, makers.card(tmp_path / "card", "bee"))
+    assert [arrival._accepted(line, one) for one in ("a-link", name)] == [False, True]
+    assert "received 'a-link', which is a link" in said[0]

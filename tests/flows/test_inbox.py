@@ -208,3 +208,48 @@ def test_what_was_refused_is_told_until_it_arrives(line, tmp_path) -> None:
     assert inbox.refused(line) == []
     (inbox.inbox(line) / "bare.yaml").write_text("name: bare")
     assert inbox.alone(line) == ["bare.yaml"]
+
+
+def test_submission_that_holds_what_cannot_be_read_is_put_aside_whole(line, tmp_path) -> None:
+    folder = inbox.inbox(line) / "odd"
+    (folder / "trace.txt").mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "mine").write_text("mine")
+    (folder / "reason.txt").symlink_to(tmp_path / "mine")
+    inbox.accept(line, "odd")
+    inbox.put_aside(line, "odd", "refused", "expected files", trace="a trace")
+    aside = line.private / "refused/odd"
+    assert sorted(path.name for path in aside.iterdir()) == [
+        "pipe", "reason.txt", "submitted-reason.txt", "submitted-trace.txt", "trace.txt"
+    ]  # fmt: skip
+    assert (tmp_path / "mine").read_text() == "mine", "nothing is written through a link of theirs"
+    assert inbox.outcome(line, "odd") == ("refused", "expected files")
+
+
+def test_death_while_a_submission_is_put_aside_loses_nothing(line, tmp_path, monkeypatch) -> None:
+    name = delivered(line, tmp_path, "ant")
+    inbox.accept(line, name)
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox, "_note", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            inbox.put_aside(line, name, "refused", "expected another card")
+    assert cards.read(inbox.card(line, name)).name == "ant"
+    inbox.put_aside(line, name, "refused", "expected another card")
+    assert (line.private / "refused" / name / "card.yaml").exists()
+
+
+def test_damaged_note_of_a_place_keeps_the_submission_and_the_others(line, tmp_path) -> None:
+    names = [delivered(line, tmp_path, name) for name in ("ant", "bee")]
+    for name in names:
+        inbox.accept(line, name)
+    (line.private / "accepted" / names[0] / "place.json").write_text("{")
+    assert [name for name, _ in inbox.waiting(line)] == names[::-1]
+    third = delivered(line, tmp_path, "cat")
+    inbox.accept(line, third)
+    assert [name for name, _ in inbox.waiting(line)] == [names[1], third, names[0]]
+
+
+def test_folder_under_a_name_that_is_none_is_said(line) -> None:
+    (inbox.inbox(line) / "My Birds").mkdir()
+    assert inbox.unnamed(line) == ["My Birds"]
+    assert inbox.settled(line) == []

@@ -60,3 +60,40 @@ def test_what_does_not_hold_up_is_not_written(line) -> None:
     with pytest.raises(settings.SettingsError, match="epochs"):
         workspace.add_to_params(line, {"tasks": {"one": {"finetune": {"epochs": 0}}}, "steps": {"s01": STEP}})
     assert line.params.read_text() == before
+
+
+def test_parameter_file_may_leave_out_what_is_the_templates(tmp_path) -> None:
+    (tmp_path / "small.yaml").write_text("defaults: {merge: {method: fisher}}\ngate: {largest_drop: 0.3}\n")
+    workspace.create(tmp_path / "line", params=tmp_path / "small.yaml")
+    found, template = workspace.params(layout.Layout(tmp_path / "line")), workspace.template() / "params.yaml"
+    assert (found.defaults.merge, found.gate.largest_drop, found.line) == ({"method": "fisher"}, 0.3, "line")
+    whole = settings.check(YAML(typ="safe").load(template.read_text()))
+    assert found.backbone == whole.backbone
+    assert found.defaults.finetune == whole.defaults.finetune
+    assert "# gently" in (tmp_path / "line/params.yaml").read_text(), "the template's comments stay"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backbone: {modl: 3}\n", r"^small\.yaml: backbone\.modl: expected a known key"),
+        ("tasks: [1]\n", r"^small\.yaml: tasks: expected a mapping; received"),
+        ("- 1\n", r"expected a mapping of sections in small\.yaml; received a list; mend the file"),
+        ("gate: !!bool maybe\n", r"expected YAML in small\.yaml; received something in it cannot be read"),
+    ],
+)
+def test_parameter_file_that_cannot_serve_is_refused_by_its_own_name(tmp_path, text, message) -> None:
+    (tmp_path / "small.yaml").write_text(text)
+    with pytest.raises(settings.SettingsError, match=message):
+        workspace.create(tmp_path / "line", params=tmp_path / "small.yaml")
+    assert not (tmp_path / "line").exists()
+
+
+@pytest.mark.parametrize("name", ["what?", "a\nb", "a\x1b[2Jb"])
+def test_path_that_databases_or_git_would_misread_is_refused_before_anything_is_written(tmp_path, name) -> None:
+    for work in (workspace.create, workspace.open_line):
+        with pytest.raises(
+            workspace.WorkspaceError, match="expected a folder for a line whose path has no question mark"
+        ):
+            work(tmp_path / name / "line")
+    assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from otmf import cards
+from otmf import cards, limits
 
 GOOD = "name: birds\nsource: npz\npath: birds.npz\n"
 
@@ -36,8 +37,8 @@ def test_name_that_is_not_a_slug_is_refused(tmp_path, name) -> None:
     [
         (b"name: [", "expected YAML in .*; received text that does not parse"),
         (b"\xff\xfe\x00", "expected YAML in .*; received text that does not parse"),
-        ("- a\n- b\n", "expected a mapping of keys in .*; received list"),
-        ("", "expected a mapping of keys in .*; received NoneType"),
+        ("- a\n- b\n", "expected a mapping of keys in .*; received a list"),
+        ("", "expected a mapping of keys in .*; received nothing"),
         (
             GOOD + "colour: red\n",
             "colour: expected a known key; received an unknown one; remove it or correct its spelling",
@@ -67,7 +68,10 @@ def test_all_mistakes_are_reported_together(tmp_path) -> None:
 def test_card_that_is_absent_or_huge_is_refused(tmp_path) -> None:
     with pytest.raises(cards.CardError, match="expected a card .a YAML file.; received .*, which is not a file"):
         cards.read(tmp_path / "none.yaml")
-    with pytest.raises(cards.CardError, match="expected a card of at most 1048576 bytes"):
+    with pytest.raises(
+        cards.CardError,
+        match="expected at most 262144 bytes in the card .*; received 2000002; bring less, or raise limits.card_bytes",
+    ):
         read(tmp_path, "# " + "x" * 2_000_000)
 
 
@@ -117,3 +121,50 @@ def test_paths_of_an_absolute_card_hold_anywhere(tmp_path) -> None:
     )
     assert card.checkpoint.missing == ("a*",)
     assert cards.absolute(read(tmp_path, "name: a\nsource: embedded\npath: dice\n"), tmp_path).path == "dice"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!bool maybe",
+        "!!int ''",
+        '"\\UFFFFFFFF"',
+        "!!timestamp 2001-99-99",
+        "!!int 1:2:3",
+        "!!float x",
+        "!!binary x",
+        "{<<: 3}",
+        "\x00",
+        "!!set [a]",
+    ],
+)
+def test_whatever_a_reader_of_yaml_raises_is_one_sentence(tmp_path, value) -> None:
+    with pytest.raises(cards.CardError, match="expected YAML in .*; received text that does not parse") as caught:
+        read(tmp_path, f"{GOOD}description: {value}\n")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["9" * 250_000, "0x" + "f" * 250_000, "1" * 500 + ".5", "1e" + "9" * 500])
+def test_number_of_many_digits_is_refused_before_it_is_read(tmp_path, number) -> None:
+    begun = time.monotonic()
+    with pytest.raises(
+        cards.CardError, match=r"expected at most 400 digits of one number .* raise limits\.card_digits"
+    ):
+        read(tmp_path, f"{GOOD}description: {number}\n")
+    assert time.monotonic() - begun < 1
+
+
+def test_many_classes_are_read_in_time_that_grows_with_their_number(tmp_path) -> None:
+    begun = time.monotonic()
+    found = read(tmp_path, f"{GOOD}classes: [{', '.join(f'c{number}' for number in range(20_000))}]\n")
+    assert len(found.classes) == 20_000
+    assert time.monotonic() - begun < 10, "4 s for twice as many as this when each name was compared with each other"
+
+
+def test_bounds_of_a_line_are_in_force_while_they_are_applied(tmp_path) -> None:
+    with (
+        limits.applied(limits.Limits(card_bytes=10)),
+        pytest.raises(cards.CardError, match="expected at most 10 bytes"),
+    ):
+        read(tmp_path, GOOD)
+    assert read(tmp_path, GOOD).name == "birds"
