@@ -2,36 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
+import shlex
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows import process
+from flows import git_settings, process
+from flows.git_settings import SETTINGS
 
-_SIGNED = ("cherry-pick", "commit", "fetch", "merge", "push", "tag")  # what may put a name into the history
-# What a folder's own settings may not have git start.
-_QUIET = {"commit.gpgsign": "false", "core.hooksPath": os.devnull, "core.fsmonitor": "false"}
-# Of a folder from somebody else, moreover: nothing is fetched by a command that it names, no commit is given other parents.
-AS_STORED = {
-    "GIT_NO_LAZY_FETCH": "1",
-    "GIT_GRAFT_FILE": os.devnull,
-    "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_CONFIG_COUNT": str(len(_QUIET)),
-    **{f"GIT_CONFIG_KEY_{place}": key for place, key in enumerate(_QUIET)},
-    **{f"GIT_CONFIG_VALUE_{place}": value for place, value in enumerate(_QUIET.values())},
+__all__ = ["SETTINGS", "Objects", "commands", "environment", "name", "run"]
+# What may put a name into the history, and what looks at the files of a folder.
+_SIGNED = ("cherry-pick", "commit", "commit-tree", "fetch", "merge", "push", "tag")
+_OF_FILES = ("add", "checkout", "cherry-pick", "commit", "diff", "merge", "read-tree", "reset", "status", "update-index")
+_PLAIN = {name: ("--no-ext-diff", "--no-textconv") for name in ("diff", "log", "show")} | {
+    "status": ("--ignore-submodules=all",),
+    "fetch": ("--no-recurse-submodules", "--upload-pack=git-upload-pack"),
+    "push": ("--receive-pack=git-receive-pack",),
 }
-_FOLDER = "40000"  # the mode of a tree within a tree
+_FOLDER, _REPOSITORY = "40000", "160000"  # modes of what lies in a tree: another tree, another repository
+_ATTRIBUTES = git_settings.ATTRIBUTES.encode()
+_FOREIGN = re.compile(r"detected dubious ownership in repository at '(.+?)'")
 
 
-def run(folder: Path, *arguments: str, stdin: str | None = None) -> str:
-    """Output of a git command in a folder, with an author where none is configured and no hooks of the user's."""
-    return process.run(
-        ["git", *(part for key, value in _QUIET.items() for part in ("-c", f"{key}={value}")), *arguments],
-        folder=folder,
-        extra=_author(folder) if arguments[0] in _SIGNED else None,
-        stdin=stdin,
+def run(folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, stdin: str | None = None) -> str:
+    """Output of a git command in a folder.
+
+    Nothing is run or converted that the folder's own settings or attributes name (`flows.git_settings`), no hook either. Where
+    nobody is configured as an author, there is one.
+
+    Raises:
+        ProcessError: if it fails, or if the folder's settings or a repository within it would lead git elsewhere.
+    """
+    settings = _settings(folder)
+    git_settings.refuse(folder, settings)
+    told = git_settings.environment(settings) | _bounds(folder)
+    if arguments[0] in _OF_FILES and (folder / ".git").exists():
+        _keep_bytes(folder)
+        _require_alone(folder, told)
+    if arguments[0] in _SIGNED:
+        told |= git_settings.author(settings, os.environ)
+    command = ["git", arguments[0], *_PLAIN.get(arguments[0], ()), *arguments[1:]]
+    return _read(command, folder, told | dict(extra or {}), stdin).decode(errors="replace")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """For another program that may start git in a folder: what `run` tells it, with the user's identity and ways to remotes."""
+    return git_settings.environment(_settings(folder)) | _bounds(folder)
+
+
+def commands(folder: Path) -> list[str]:
+    """Keys in a folder's own git configuration that name a command or lead git elsewhere; no git of ours follows them."""
+    return git_settings.commands(_settings(folder))
+
+
+def _settings(folder: Path) -> list[git_settings.Setting]:
+    """All settings that git would go by in a folder."""
+    command = ["git", "config", "--list", "--includes", "--show-scope", "--null"]
+    return git_settings.parse(_read(command, folder, _bounds(folder)).decode(errors="surrogateescape"))
+
+
+def _read(command: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: str | None = None) -> bytes:
+    try:
+        return process.read(command, folder=folder, extra=environment, stdin=stdin)
+    except process.ProcessError as error:
+        if foreign := _FOREIGN.search(str(error)):
+            raise process.ProcessError(_of_another(foreign.group(1))) from None
+        raise
+
+
+def _of_another(place: str) -> str:
+    return (
+        f"expected a folder of yours; received from git: detected dubious ownership in repository at '{place}'; if you trust "
+        f"its owner, run `git config --global --add safe.directory {shlex.quote(place)}`"
     )
+
+
+def _bounds(folder: Path) -> dict[str, str]:
+    """Keeps git from taking a folder above for the one that is meant."""
+    return {"GIT_CEILING_DIRECTORIES": str(folder.resolve().parent)}
+
+
+def _keep_bytes(folder: Path) -> None:
+    """Says last in a repository's attributes that git stores the bytes on disk, whatever files of the line say."""
+    place = folder / ".git/info"
+    if not (folder / ".git").is_dir():
+        return
+    if (folder / ".git").is_symlink() or place.is_symlink():
+        raise process.ProcessError(f"expected a folder at {place}; received a link, which leads elsewhere; remove it")
+    path = place / "attributes"
+    before = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    if before.endswith(b"\n" + _ATTRIBUTES) or before == _ATTRIBUTES:
+        return
+    with contextlib.suppress(PermissionError):  # of somebody else: nothing can be put into git there either
+        place.mkdir(exist_ok=True)
+        part = place / f"attributes.{os.getpid()}.part"
+        part.write_bytes(before + (b"\n" if before and not before.endswith(b"\n") else b"") + _ATTRIBUTES)
+        part.replace(path)
+
+
+def _require_alone(folder: Path, environment: Mapping[str, str]) -> None:
+    """Refuses a line with another repository in it: git would go by that one's settings there."""
+    entries = _read(["git", "ls-files", "--stage", "-z"], folder, environment).decode(errors="replace").split("\0")
+    inside = next((entry.partition("\t")[2] for entry in entries if entry.startswith(_REPOSITORY)), None)
+    if inside is not None:
+        raise process.ProcessError(
+            f"expected files alone in the line; received a git repository at {inside}; take it out with `git rm --cached {shlex.quote(inside)}`, "
+            "and move it away"
+        )
 
 
 class Objects:
@@ -42,6 +123,7 @@ class Objects:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._environment: dict[str, str] | None = None
         self._reader: subprocess.Popen | None = None
         self._trees: dict[str, dict[str, str]] = {}
 
@@ -59,16 +141,28 @@ class Objects:
 
     def history(self) -> set[str]:
         """The commits of the line: the last one with all before it. Raises ProcessError if git cannot read them."""
-        return set(process.run(["git", "rev-list", "HEAD"], folder=self._folder, extra=AS_STORED).split())
+        return set(self._run("rev-list", "HEAD").split())
 
     def check(self) -> None:
         """Has git check every object. Raises ProcessError with what it finds."""
-        command = ["git", "fsck", "--full", "--no-dangling", "--no-progress"]
-        process.run(command, folder=self._folder, extra=AS_STORED)
+        self._run("fsck", "--full", "--no-dangling", "--no-progress")
+
+    def require(self) -> None:
+        """Raises ProcessError, with git's own remedy, if git does not work here because the folder is another user's."""
+        self._run("rev-parse", "--git-dir")
+
+    def _run(self, *arguments: str) -> str:
+        return _read(["git", *arguments], self._folder, self._as_stored()).decode(errors="replace")
+
+    def _as_stored(self) -> dict[str, str]:
+        if self._environment is None:
+            found = git_settings.environment(_settings(self._folder))
+            self._environment = {**found, **_bounds(self._folder)}
+        return self._environment
 
     def blob(self, name: str) -> bytes:
         """A content by its id. Raises as `commit`."""
-        return self._read(name, "blob")[1]
+        return self._object(name, "blob")[1]
 
     def commit(self, revision: str) -> tuple[str, str]:
         """Ids of a commit and of its first parent; of the first commit's parent, empty.
@@ -76,19 +170,19 @@ class Objects:
         Raises:
             ProcessError: if there is no such object, or git cannot read it.
         """
-        name, content = self._read(f"{revision}^{{commit}}", "commit")
+        name, content = self._object(f"{revision}^{{commit}}", "commit")
         parents = [line[7:] for line in content.split(b"\n\n")[0].splitlines() if line.startswith(b"parent ")]
         return name, parents[0].decode() if parents else ""
 
     def tree(self, revision: str) -> dict[str, str]:
         """Path -> id of its content, for every file of a commit. Raises as `commit`."""
-        return dict(self._files(*self._read(f"{revision}^{{tree}}", "tree")))
+        return dict(self._files(*self._object(f"{revision}^{{tree}}", "tree")))
 
     def _files(self, name: str, content: bytes | None = None) -> dict[str, str]:
         """The files below a tree; trees that later commits share are walked once."""
         if name in self._trees:
             return self._trees[name]
-        content = self._read(name, "tree")[1] if content is None else content
+        content = self._object(name, "tree")[1] if content is None else content
         found: dict[str, str] = {}
         start, length = 0, len(name) // 2
         while start < len(content):
@@ -103,11 +197,13 @@ class Objects:
         self._trees[name] = found
         return found
 
-    def _read(self, name: str, kind: str) -> tuple[str, bytes]:
+    def _object(self, name: str, kind: str) -> tuple[str, bytes]:
         if "\n" in name:
             raise process.ProcessError(f"expected the name of a {kind} in git; received {name!r}; restore the record")
         if self._reader is None:
-            self._reader = process.answering(["git", "cat-file", "--batch"], folder=self._folder, extra=AS_STORED)
+            self._reader = process.answering(
+                ["git", "cat-file", "--batch"], folder=self._folder, extra=self._as_stored()
+            )
         try:
             self._reader.stdin.write(f"{name}\n".encode())
             self._reader.stdin.flush()
@@ -130,20 +226,3 @@ class Objects:
 def name(content: bytes) -> str:
     """The id that git gives to a content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _author(folder: Path) -> dict[str, str]:
-    fallback = {"NAME": "otmf", "EMAIL": "otmf@localhost"}
-    missing = {part: value for part, value in fallback.items() if not _configured(folder, part.lower())}
-    return {
-        f"GIT_{role}_{part}": os.environ.get(f"GIT_{role}_{part}", value)
-        for role in ("AUTHOR", "COMMITTER")
-        for part, value in missing.items()
-    }
-
-
-def _configured(folder: Path, part: str) -> bool:
-    try:
-        return bool(process.run(["git", "config", f"user.{part}"], folder=folder).strip())
-    except (process.ProcessError, OSError):
-        return False

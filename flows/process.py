@@ -44,10 +44,15 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**PATIENT, **inherited, **ours, **(extra or {})}
 
 
-def run(
+def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:
+    """Standard output of a short command, as text. Arguments and errors as `read`."""
+    return read(arguments, folder=folder, extra=extra).decode(errors="replace")
+
+
+def read(
     arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None, stdin: str | None = None
-) -> str:
-    """Standard output of a short command, as text.
+) -> bytes:
+    """Standard output of a short command, byte for byte.
 
     Args:
         arguments: the command.
@@ -56,7 +61,7 @@ def run(
         stdin: what it reads from its standard input; nothing, where that is None.
 
     Raises:
-        ProcessError: with its last line of output, if it fails.
+        ProcessError: with what it said, if it fails.
     """
     given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin.encode()}
     done = subprocess.run(
@@ -65,7 +70,7 @@ def run(
     if done.returncode != 0:
         said = [line for stream in (done.stdout, done.stderr) for line in stream.decode(errors="replace").splitlines()]
         raise ProcessError(_last_sentence(said, arguments))
-    return done.stdout.decode(errors="replace")
+    return done.stdout
 
 
 def answering(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> subprocess.Popen:

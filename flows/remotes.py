@@ -26,7 +26,7 @@ def offer(clone: layout.Layout, ref: str) -> str:
     parts = [f"{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL", "DATE")]
     fixed = {f"GIT_{part}": date if part.endswith("DATE") else "otmf@localhost" for part in parts}
     arguments = ("commit-tree", tree, "-p", "HEAD", "-m", "An attempt under way")
-    commit = process.run(["git", *arguments], folder=clone.root, extra=fixed).strip()
+    commit = git.run(clone.root, *arguments, extra=fixed).strip()
     _patiently(
         lambda: git.run(clone.root, "push", "--quiet", "--force", _remote_of(clone), f"{commit}:{ref.format(commit)}")
     )

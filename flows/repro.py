@@ -14,6 +14,7 @@ from configobj import ConfigObj, ConfigObjError
 from ruamel.yaml import YAML
 
 from flows import lockfile, plain_yaml, process
+from flows.git_settings import SETTINGS
 
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
@@ -62,7 +63,7 @@ def stage(
             [*_DVC, "--wait-for-lock", "repro", "--single-item", *options, target],
             folder=line,
             log=_without_chatter(log),
-            extra=extra,
+            extra={**SETTINGS, **(extra or {})},
         )
     if any(_RESTORED.match(found) for found in lines):
         return "restored"
@@ -162,7 +163,7 @@ def has_remote(line: Path, *, versioned: bool = False) -> bool:
 
 def stale(line: Path, targets: Sequence[str] = ()) -> list[str]:
     """Names of stages and data that are not up to date, of some or of all; of a long line `flows.staleness` knows sooner."""
-    text = process.run([*_DVC, "status", *targets], folder=line)
+    text = _call(line, "status", *targets)
     return [found[:-1] for found in text.splitlines() if found and not found[0].isspace() and found.endswith(":")]
 
 
@@ -173,7 +174,7 @@ def changed(line: Path) -> dict[str, str]:
     """
     with tempfile.TemporaryDirectory() as settings:
         _configure(Path(settings) / "config", {"core": {"no_scm": "true"}})
-        extra = {"DVC_SYSTEM_CONFIG_DIR": settings}
+        extra = {**SETTINGS, "DVC_SYSTEM_CONFIG_DIR": settings}
         found = json.loads(process.run([*_DVC, "data", "status", "--json"], folder=line, extra=extra) or "{}")
     return {
         path.rstrip("/"): kind
@@ -205,4 +206,4 @@ def _filled(path: str, named: Mapping[str, str]) -> str:
 
 
 def _call(line: Path, *arguments: str) -> str:
-    return process.run([*_DVC, *arguments], folder=line)
+    return process.run([*_DVC, *arguments], folder=line, extra=SETTINGS)

@@ -18,8 +18,22 @@ SAFE = {"PYTHONSAFEPATH": "1"}
 _NOWHERE = str(Path(__file__).parent / "settings_of_nobody")
 OWN = {"DVC_GLOBAL_CONFIG_DIR": _NOWHERE, "DVC_SYSTEM_CONFIG_DIR": _NOWHERE}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Set inside a git hook; they would lead our git elsewhere.
-FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+# Set inside a git hook or by a git that started us; they would lead our git elsewhere.
+FOREIGN = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_ATTR_SOURCE",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_TEMPLATE_DIR",
+    "GIT_WORK_TREE",
+)
 # Names the socket of a warm interpreter, for those who start DVC and stages.
 WARM = "OTMF_WARM"
 
