@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flows import bench, bench_rows, process, report
+from flows import bench, bench_rows, console, process, report
 
 ROWS, TABLE = "peer.parquet", "peer.md"
 REPEAT = 3
@@ -27,7 +27,7 @@ def run(planned: bench.Plan) -> Path:
         question, answer = Path(folder) / "asked.json", Path(folder) / "answer.json"
         question.write_text(json.dumps({"tasks": tasks, "threads": 1, "repeat": REPEAT}), encoding="utf-8")
         command = [sys.executable, "-m", "stages", "peer", str(question), str(answer)]
-        process.pump(command, folder=planned.line.root, log=lambda text: print(text, file=sys.stderr))
+        process.pump(command, folder=planned.line.root, log=console.err.print)
         rows = pd.DataFrame(json.loads(answer.read_text(encoding="utf-8")))
         bench_rows.keep(planned.folder / ROWS, rows)
         page = report.environment().get_template("peer.md.j2")

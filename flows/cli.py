@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, me, out
+from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, me, out, plain_lines
 from flows.lineage_cli import app as lineage_app
 from flows.studies_cli import app as studies_app
 from flows.unattended_cli import app as unattended_app
@@ -228,8 +228,8 @@ def import_(
     with clear_failures():
         found = workspace.open_line(line)
         for said in importing.bring(found, source, target, missing=missing or (), ignored=ignored or ()):
-            out.print(said, markup=False)
-        out.print(f"written to {target}; name it in a card: checkpoint: {{path: {target.name}}}", markup=False)
+            out.print(said)
+        out.print(f"written to {target}; name it in a card: checkpoint: {{path: {target.name}}}")
 
 
 @app.command()
@@ -262,7 +262,7 @@ def predict(
         process.pump(
             [sys.executable, "-m", "stages", "predict", task, *names],
             folder=found.root,
-            log=lambda text: None if text.startswith("otmf: ") else typer.echo(text),
+            log=lambda text: None if text.startswith("otmf: ") else typer.echo(plain_lines(text)),
         )
 
 

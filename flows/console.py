@@ -8,15 +8,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from otmf import errors
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def plain(text: object) -> str:
+    """A text on one line, with what a terminal would take for a command, or hide, written out."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
+
+
+def plain_lines(text: object) -> str:
+    """The same of a text of several lines: ends of lines and tabulators stay."""
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in str(text))
+
+
+class Plain(Console):
+    """Prints every string as the text that it is, wherever it comes from and wherever it stands: in a table, a title, a list."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain_lines(text), **{**options, "markup": False, "emoji": False})
+
+
+out = Plain(width=None if sys.stdout.isatty() else 120)
+err = Plain(stderr=True)
 LineOption = Annotated[Path, typer.Option("--line", "-l", help="Folder of the line of models.", envvar="OTMF_LINE")]
 ReasonOption = Annotated[str, typer.Option(help="Why; kept in the line's history with your name.")]
 ByOption = Annotated[str | None, typer.Option(help="Who decides; your user name otherwise.", envvar="OTMF_ACTOR")]
@@ -36,13 +58,18 @@ def clear_failures(interrupted: str = "the line is as it was") -> Iterator[None]
     try:
         yield
     except KeyboardInterrupt:
-        err.print(f"otmf: interrupted; {interrupted}", markup=False)
+        err.print(f"otmf: interrupted; {interrupted}")
         raise typer.Exit(130) from None
     except (process.ProcessError, workspace.WorkspaceError, ValueError, OSError) as error:
         if os.environ.get("OTMF_DEBUG"):
             raise
-        err.print(f"otmf: {errors.sentence(error)}", markup=False)
+        err.print(f"otmf: {errors.sentence(error)}")
         raise typer.Exit(1) from None
+
+
+def bad(word: str, said: str) -> Text:
+    """A line about something that does not hold: a word in red, and one line of text."""
+    return Text.assemble((plain(word), "red"), f" {plain(said)}")
 
 
 def me(name: str = "otmf") -> str:

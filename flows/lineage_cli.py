@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, out
+from flows.console import ByOption, LineOption, ReasonOption, WaitOption, bad, clear_failures, out, plain
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -84,19 +84,15 @@ def verify(
         checks = verification.verify(
             found, wanted, trusted, unsigned=unsigned, demanded=bool(key), with_registry=not without_registry
         )
-        held, broken, bad = 0, 0, []
+        held, broken, troubles = 0, 0, []
         for check in checks:
             held, broken = held + (not check.trouble), broken + bool(check.trouble)
             if check.trouble:
-                bad.append(f"{check.about}: {check.trouble}")
-            out.print(
-                f"[red]BAD[/red] {_plain(check.about)}: {_plain(check.trouble)}"
-                if check.trouble
-                else f"ok  {_plain(check.about)}"
-            )
-        out.print(f"{held} checks hold, {broken} do not" + (":" if bad and held > len(bad) else ""))
-        for said in bad[:10] if held > len(bad) else ():
-            out.print(f"  {_plain(said)}")
+                troubles.append(f"{check.about}: {check.trouble}")
+            out.print(bad("BAD", f"{check.about}: {check.trouble}") if check.trouble else f"ok  {plain(check.about)}")
+        out.print(f"{held} checks hold, {broken} do not" + (":" if troubles and held > len(troubles) else ""))
+        for said in troubles[:10] if held > len(troubles) else ():
+            out.print(f"  {plain(said)}")
         if bundle is not None and broken:
             out.print(f"No bundle was written to {bundle}: what does not hold is not passed on.")
         if bundle is not None and not broken:
@@ -129,7 +125,7 @@ def replay(
         found, wanted = workspace.open_line(line), number(version)
         others = replaying.surroundings(found, wanted)
         for said in others:
-            out.print(f"not as it was made: {said}", markup=False)
+            out.print(f"not as it was made: {said}")
         table, broken = Table(title=f"{version}, made again"), 0
         for column in ("stage", "output", "bytes"):
             table.add_column(column)
@@ -170,7 +166,7 @@ def audit(
         audit_files.write(made, folder)
         sent = openlineage.send(made)
         for said in made.deviations:
-            out.print(f"[red]deviation[/red] {_plain(said)}")
+            out.print(bad("deviation", said))
         out.print(
             f"{made.checks_held} checks hold, {len(made.checks_broken)} do not; audit of v{made.version}: {folder / audit_files.PAGE}"
         )
@@ -202,7 +198,7 @@ def diff(
         for column in ("kind", "what", before, after):
             table.add_column(column)
         for change in differ.between(one, other):
-            table.add_row(change.kind, _plain(change.what), _plain(change.before or "-"), _plain(change.after or "-"))
+            table.add_row(change.kind, plain(change.what), plain(change.before or "-"), plain(change.after or "-"))
         out.print(table if table.row_count else "The same data, code, parameters and accuracies.")
 
 
@@ -240,13 +236,13 @@ def trace(
         reads = "texts" if "texts" in found else "images"
         for position, (given, result) in enumerate(zip(found[reads], found["results"], strict=True), start=1):
             out.print(
-                _plain(
+                plain(
                     f"{reads[:-1]} {position}, sha256 {given}: {result['class']}, {result['probability']:.3f}, of {found['task']}, {found['at']}"
                 )
             )
-        out.print(_plain(f"v{decision.version} ({decision.step}), encoder sha256 {decision.sha256}"))
+        out.print(plain(f"v{decision.version} ({decision.step}), encoder sha256 {decision.sha256}"))
         out.print(
-            _plain(
+            plain(
                 f"record {record.name}, sha256 {record.sha256}: {decision.action} by {decision.by}: {decision.reason}"
             )
         )
@@ -281,7 +277,7 @@ def export(
         number = _chosen(found, version)
         beside = [name for name, wanted in (("onnx", onnx), ("hugging-face", hugging_face)) if wanted]
         for said in exporting.export(found, number, folder, dtype=dtype, largest=shard_mb * 1_000_000, beside=beside):
-            out.print(said, markup=False)
+            out.print(said)
         out.print(f"v{number} in {folder}; try it with: python {folder.name}/classify.py TASK FILE...")
 
 
@@ -306,9 +302,3 @@ def _chosen(line: layout.Layout, version: str | None) -> int:
     if champion is None:
         raise workspace.WorkspaceError("expected a line with a version; received one without; onboard a task first")
     return champion.version
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from prefect import get_run_logger
 from prefect.logging.handlers import APILogHandler
 
+from flows import console
 from flows.failures import EXPECTED
 
 
 def lines() -> Callable[[str], None]:
     """Takes lines of output into the log of this run; empty ones are left out."""
     log = get_run_logger()
-    return lambda text: log.info(text) if text.strip() else None
+    return lambda text: log.info("%s", console.plain_lines(text)) if text.strip() else None
 
 
 def send() -> None:
@@ -24,6 +25,14 @@ def send() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, APILogHandler):
                 handler.flush()
+
+
+class _Plain(logging.Filter):
+    """Writes out what a terminal would take for a command: names and reasons of other people stand in these lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = console.plain_lines(record.getMessage()), None
+        return True
 
 
 class _SaidOnce(logging.Filter):
@@ -37,3 +46,4 @@ class _SaidOnce(logging.Filter):
 
 for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
     logging.getLogger(_name).addFilter(_SaidOnce())
+    logging.getLogger(_name).addFilter(_Plain())

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from flows import compare, encoders, git, standing, versions, workspace
+from flows import compare, console, encoders, git, standing, versions, workspace
 from otmf import layout, metrics, settings
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
@@ -152,12 +152,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 def plain(text: str) -> str:
     """Somebody's words as one line of Markdown that means nothing but itself."""
-    return re.sub(r"([\\`*_\[\]<>|#~!])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_\[\]<>|#~!])", r"\\\1", console.plain(" ".join(str(text).split())))
+
+
+def _written(value: Any) -> Any:
+    """A value as a page shows it: what would change how a terminal or browser shows the rest is written out."""
+    return console.plain_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def environment() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_written)  # fmt: skip
     environment.filters["percent"] = lambda value, signed=False: (
         "-" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
     )

@@ -117,7 +117,7 @@ def run(name: str, folder: Path, out: Console, *, data: Path | None, orders: int
                 _compare(line, count, chosen, _result(folder, count, chosen), out)
     text = tables(recipe, recipe.models[key], {count: _result(folder, count, chosen) for count in counts}, chosen)
     (folder / TABLES).write_text(text, encoding="utf-8")
-    out.print(text, markup=False)
+    out.print(text)
     out.print(f"Tables: {folder / TABLES}; the line: {root}")
 
 

@@ -58,7 +58,7 @@ def methods(
     from flows import method_list
 
     with clear_failures():
-        out.print(method_list.table() if name is None else method_list.one(name), markup=False)
+        out.print(method_list.table() if name is None else method_list.one(name))
 
 
 @app.command()
@@ -94,15 +94,15 @@ def bench(
         if peer:
             from flows import bench_peer
 
-            out.print(bench_peer.run(found).read_text(encoding="utf-8"), markup=False)
+            out.print(bench_peer.run(found).read_text(encoding="utf-8"))
             return
         if plan:
             out.print(comparison.table(found, workers))
             out.print(comparison.summary(found, workers))
             return
         folder = comparison.run(found, workers=workers, cluster=cluster)
-        out.print((folder / "tables.md").read_text(encoding="utf-8"), markup=False)
-        out.print(f"Rows and tables: {folder}", markup=False)
+        out.print((folder / "tables.md").read_text(encoding="utf-8"))
+        out.print(f"Rows and tables: {folder}")
 
 
 @app.command()

@@ -34,7 +34,7 @@ def submit(
             if before
             else ""
         )
-        out.print(f"Submitted as {name}{said}; `otmf status` shows what becomes of it", markup=False)
+        out.print(f"Submitted as {name}{said}; `otmf status` shows what becomes of it")
 
 
 @app.command()

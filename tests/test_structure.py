@@ -176,3 +176,18 @@ def test_what_an_input_is_is_known_to_backbones_and_data_alone() -> None:
         "otmf/gathering.py",
         "stages/packaged.py",
     }
+
+
+def test_one_module_prints_and_takes_no_text_for_markup() -> None:
+    """Names, reasons and file names of other people pass through `flows.console`, which shows them as they are."""
+    for path in files("flows"):
+        found = imports(path)
+        text = path.read_text(encoding="utf-8")
+        if path.name not in ("console.py", "audit_document.py"):
+            assert "print" not in calls(path), path
+            assert "markup" not in text.replace("rich_markup_mode", ""), path
+        if path.name != "console.py":
+            assert not {"rich.print", "rich.markup", "rich.markup.escape"} & found, path
+            assert "Console(" not in text, path
+        assert "from_markup" not in text, path
+        assert "typer.echo(" not in text.replace("typer.echo(plain_lines(", ""), path
