@@ -98,7 +98,7 @@ def _open(source: Path | io.BytesIO, name: str = "") -> Image.Image:
     with (
         foreign.reading(
             lambda reason: cards.CardError(
-                f"expected an image that decodes; received {path} ({reason}); replace or remove it"
+                f"expected an image that decodes; received {path} ({_told(reason)}); replace or remove it"
             ),
             ours=(cards.CardError,),
         ),
@@ -112,6 +112,11 @@ def _open(source: Path | io.BytesIO, name: str = "") -> Image.Image:
         if picture.mode.startswith("I"):
             picture = Image.fromarray((np.asarray(picture, dtype=np.uint32) >> 8).astype(np.uint8))
         return picture.convert("RGB")
+
+
+def _told(reason: str) -> str:
+    """Why a picture does not decode, without the names that the decoder has for its own parts."""
+    return f"in none of the formats {', '.join(FORMATS)}" if reason.startswith("cannot identify") else reason
 
 
 def _fit(picture: Image.Image, fit: Fit) -> Array:

@@ -76,6 +76,10 @@ class Backbone(ABC):
             CardError: for the first that does not decode.
         """
 
+    def pixels(self, contents: Sequence[bytes]) -> int:
+        """Pixels that decoding the contents of files would compute, told by their heads; none where there are none to compute."""
+        return 0
+
     def lengths(self, found: np.ndarray) -> NDArray[np.int64] | None:
         """How much of each row (n, ...) there is to compute: rows of one length cost least side by side. None: of all the same."""
         return None

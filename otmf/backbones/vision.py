@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 
-from otmf import datasets, images, settings, task_vectors, variation
+from otmf import datasets, image_heads, images, settings, task_vectors, variation
 from otmf.backbones._backbone import Backbone, Foreign
 from otmf.formats import hugging_face
 
@@ -48,6 +48,9 @@ class Vision(Backbone):
         """Pixels (n, size, size, 3) uint8 of picture files."""
         names = names or [f"image {number}" for number in range(1, len(contents) + 1)]
         return np.stack([images.decode_picture(one, name, self.fit) for one, name in zip(contents, names, strict=True)])
+
+    def pixels(self, contents: Sequence[bytes]) -> int:
+        return sum(map(image_heads.pixels, contents))
 
     def blank(self) -> np.ndarray:
         return np.zeros((1, self.fit.size, self.fit.size, 3), np.uint8)
