@@ -211,14 +211,45 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
     largest_mib: Annotated[float, typer.Option(min=0.001, help="Largest body of a request, MiB.")] = 16,
     most: Annotated[int, typer.Option(min=1, help="Most images or texts in a request.")] = 64,
+    most_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Most pixels of all images in a request together, millions.")
+    ] = 100,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Longest time of a request, from its head to the end of its answer.")
+    ] = 30,
+    head_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="Longest time for the head of a request to come, and for an answer to be taken."),
+    ] = 10,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Most connections and requests at a time; /health and /ready have a reserve.")
+    ] = 256,
+    held_mib: Annotated[float, typer.Option(min=0.001, help="Most of all bodies held at a time, MiB.")] = 256,
+    grace: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that requests under way get to end in after SIGTERM or ctrl-C.")
+    ] = 25,
+    linger: Annotated[
+        float, typer.Option(min=0, help="Seconds of those in which new requests are still taken after SIGTERM.")
+    ] = 2,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name by which it may be asked, such as a proxy's; * for any. Can be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Answer HTTP with the champion's predictions; follows promotions and rollbacks without dropping a request."""
     from flows import serving, workspace
 
+    limits = {
+        "largest_mib": largest_mib, "most": most, "most_megapixels": most_megapixels, "seconds": seconds, "head_seconds": head_seconds,
+        "connections": connections, "held_mib": held_mib, "grace": grace, "linger": linger,
+        "hosts": [*({host} - serving.ANY), *(allow_host or [])],
+    }  # fmt: skip
     with clear_failures():
         found = workspace.open_line(line)
         out.print(f"http://{host}:{port}/predict, /ready, /health; ctrl-C ends it")
-        code = serving.serve(found, host=host, port=port, largest_mib=largest_mib, most=most, say=out.print)
+        code = serving.serve(found, host=host, port=port, limits=limits, say=out.print)
     raise typer.Exit(code)
 
 

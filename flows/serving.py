@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flows import failures, process, recorded, versions, workspace
 from otmf import errors, layout, ledger
 from otmf.environment import WARM
 
+ANY = {"", "0.0.0.0", "::"}  # addresses to listen on that are no names of this machine
 EVERY = 1.0
+SPARE = 5.0  # seconds beyond the grace until a server that does not end is killed
+ENTRY = '{"prediction_id"'  # how each entry of the log begins
+KEYS = {"prediction_id", "version", "step", "sha256", "record", "record_sha256", "task", "at", "results"}
 
 
 def log(line: layout.Layout) -> Path:
@@ -56,35 +62,109 @@ def point(line: layout.Layout) -> int:
     return champion.version
 
 
-def serve(
-    line: layout.Layout, *, host: str, port: int, largest_mib: float, most: int, say: Callable[[str], None]
-) -> int:
-    """Serves until interrupted; follows the line's champion. Returns the exit code of the process with the model.
+def serve(line: layout.Layout, *, host: str, port: int, limits: Mapping[str, Any], say: Callable[[str], None]) -> int:
+    """Serves until it is asked to end by SIGTERM or an interrupt; follows the line's champion. Returns an exit code.
+
+    Args:
+        line: whose champion serves.
+        host, port: to listen on.
+        limits: of requests, as the stage `serve` takes them; `grace` is how many seconds those under way get to end.
+        say: what is to be told meanwhile.
 
     Raises:
-        WorkspaceError: if the address cannot be listened on, or as `point`.
+        WorkspaceError: if the address cannot be listened on, the process with the model is killed by others, or as `point`.
     """
-    _require_free(host, port)
-    line.private.mkdir(exist_ok=True)
-    point(line)
-    arguments = [str(notice(line)), str(log(line)), host, str(port), str(largest_mib), str(most)]
-    server = subprocess.Popen(
+    ending = _Ending()
+    with ending.watched():
+        try:
+            _require_free(host, port)
+            line.private.mkdir(exist_ok=True)
+            point(line)
+            ending.server = _start(line, host, port, limits)
+            _keep_following(line, ending.server, say)
+        except _Asked:
+            pass
+        return _finish(ending, limits["grace"] + SPARE, say)
+
+
+class _Asked(BaseException):
+    """Somebody asked this process to end. No error: nothing that handles errors is to take it for one."""
+
+
+class _Ending:
+    """Passes SIGTERM and interrupts on to the process with the model, which answers what is under way before it ends.
+
+    Attributes:
+        asked: whether there was one.
+        server: the process with the model; None before it is started.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.server: subprocess.Popen | None = None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        before = {one: signal.signal(one, self._take) for one in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        if self.server is not None:
+            self.server.send_signal(number)
+        first, self.asked = not self.asked, True
+        if first and (self.server is None or self.server.poll() is None):
+            raise _Asked
+
+
+def _start(line: layout.Layout, host: str, port: int, limits: Mapping[str, Any]) -> subprocess.Popen:
+    arguments = [str(notice(line)), str(log(line)), host, str(port), json.dumps(dict(limits))]
+    return subprocess.Popen(
         [sys.executable, "-m", "stages", "serve", *arguments],
         cwd=line.root, env={**process.environment(), WARM: ""}, start_new_session=True, preexec_fn=process.die_with_parent,
     )  # fmt: skip
+
+
+def _keep_following(line: layout.Layout, server: subprocess.Popen, say: Callable[[str], None]) -> None:
+    """Points the server at the line's champion for as long as it runs."""
     head, said = None, ""
+    while server.poll() is None:
+        now = _changed(line)
+        if now is None or now != head:
+            trouble = _follow(line)
+            if trouble and trouble != said:
+                say(f"the version that serves stays as it is: {trouble}")
+            head, said = (head if trouble else now), trouble
+        time.sleep(10 * EVERY if said else EVERY)
+
+
+def _changed(line: layout.Layout) -> int | None:
+    """When the ledger changed last; None where that cannot be told in this moment."""
     try:
-        while server.poll() is None:
-            now = (line.root / ledger.FOLDER).stat().st_mtime_ns
-            if now != head:
-                trouble = _follow(line)
-                if trouble and trouble != said:
-                    say(f"the version that serves stays as it is: {trouble}")
-                head, said = (head if trouble else now), trouble
-            time.sleep(10 * EVERY if said else EVERY)
-    finally:
-        process.end(server)
-    return server.returncode
+        return (line.root / ledger.FOLDER).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _finish(ending: _Ending, seconds: float, say: Callable[[str], None]) -> int:
+    """Waits for the server to end, for as long as it may take, and then kills it."""
+    if ending.server is None:
+        return 0
+    try:
+        code = ending.server.wait(seconds if ending.asked else None)
+    except subprocess.TimeoutExpired:
+        say("the process with the model did not end within its grace; it is killed")
+        process.end(ending.server)
+        code = 0
+    if code >= 0 or ending.asked:  # asked while its interpreter started, it was killed by the signal
+        return max(code, 0)
+    raise workspace.WorkspaceError(
+        f"expected the process with the model to go on; received its end by signal {-code} ({signal.Signals(-code).name}); see what killed "
+        "it (too little memory, say), then start otmf serve again"
+    )
 
 
 def _require_free(host: str, port: int) -> None:
@@ -115,15 +195,26 @@ def _follow(line: layout.Layout) -> str:
         return errors.sentence(error)
 
 
-def predictions(line: layout.Layout) -> Iterator[dict[str, Any]]:
-    """Everything that was predicted, latest day first."""
+def predictions(line: layout.Layout, prediction_id: str = "") -> Iterator[dict[str, Any]]:
+    """Everything that was predicted, latest day first; of an id alone where one is given.
+
+    A full disk or a kill can cut a line off; what an earlier version of otmf wrote behind it, on the same line, counts as well.
+    """
     for path in sorted(log(line).glob("*.jsonl"), reverse=True):
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8", errors="replace") as stream:
             for text in stream:
-                with contextlib.suppress(ValueError):  # a line that a full disk cut off, say
-                    found = json.loads(text)
-                    if isinstance(found, dict) and "prediction_id" in found:
+                if prediction_id in text:
+                    found = _entry(text)
+                    if found is not None:
                         yield found
+
+
+def _entry(text: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        found = json.loads(text[max(text.rfind(ENTRY), 0) :])
+        if isinstance(found, dict) and found.keys() >= KEYS and ("images" in found or "texts" in found):
+            return found
+    return None
 
 
 def trace(line: layout.Layout, prediction_id: str) -> tuple[dict[str, Any], ledger.Record]:
@@ -132,7 +223,7 @@ def trace(line: layout.Layout, prediction_id: str) -> tuple[dict[str, Any], ledg
     Raises:
         WorkspaceError: if nothing of that id was predicted here, or the ledger's record is another.
     """
-    found = next((one for one in predictions(line) if one["prediction_id"] == prediction_id), None)
+    found = next((one for one in predictions(line, prediction_id) if one["prediction_id"] == prediction_id), None)
     if found is None:
         raise workspace.WorkspaceError(
             f"expected the id of a prediction made with this line; received {prediction_id[:60]!r}; look for it where it was served"

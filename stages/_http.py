@@ -1,128 +1,147 @@
-"""The HTTP interface to the version that serves: images or texts in, classes and probabilities out, nothing larger than it should be."""
+"""The HTTP interface to the version that serves: images or texts in, classes and probabilities out."""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
 import hashlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import BoundedSemaphore
 from typing import Any
 from uuid import uuid4
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from otmf import errors
-from stages._loaded import Serving
+from stages import _requests
+from stages._answers import RefusedError, refusal
+from stages._drain import Ending
+from stages._guard import Guard
+from stages._limits import AT_ONCE, Limits
+from stages._loaded import Loaded, Serving
 
-AT_ONCE = 2  # requests that decode their inputs: a picture of a few bytes can take hundreds of megabytes
+THREADS = 8  # requests that are read, decoded, computed or noted at a time; more wait for one of these
+_INPUTS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+ASKED = {
+    "type": "object", "required": ["task"], "additionalProperties": False,
+    "properties": {"task": {"type": "string"}, "images": _INPUTS, "texts": _INPUTS},
+}  # fmt: skip
+PATHS = "/predict, /predict/TASK, /ready and /health"
 
 
-class Asked(BaseModel):
-    """A request: a task of the line, and image files in base64, or texts as they are."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    task: str = Field(max_length=100)
-    images: list[str] | None = Field(default=None, min_length=1, fail_fast=True)
-    texts: list[str] | None = Field(default=None, min_length=1, fail_fast=True)
-
-
-def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
+def application(serving: Serving, *, limits: Limits, ending: Ending) -> ASGIApp:
     """The HTTP interface.
 
     Args:
         serving: the version that serves.
-        largest: bytes of a request's body.
-        most: inputs of a request.
+        limits: of a request, and of all of them.
+        ending: whether the server has been asked to end.
     """
-    app = FastAPI(title="otmf", docs_url=None, redoc_url=None)
-
+    app = FastAPI(title="otmf", docs_url=None, redoc_url=None, redirect_slashes=False)
     decoding = BoundedSemaphore(AT_ONCE)
-    app.add_middleware(_Bounded, largest=largest)
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+
+    async def worked(call: Callable[[float], Response]) -> Response:
+        """What a call answers in a thread of its own, which is told until when it may take."""
+        until = time.monotonic() + limits.seconds
+        return await asyncio.get_running_loop().run_in_executor(threads, call, until)
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> Response:
+        return refusal(error.status, error.said)
 
     @app.exception_handler(HTTPException)
-    async def said(_: Request, error: HTTPException) -> Response:
-        return _refusal(error.status_code, str(error.detail))
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> Response:
-        mistakes = [f"{'.'.join(map(str, one['loc'][1:]))[:60] or 'body'}: {one['msg']}" for one in error.errors()[:3]]
-        return _refusal(
-            422, f"expected JSON with task and inputs; received another document ({'; '.join(mistakes)}); mend it"
+    async def elsewhere(request: Request, error: HTTPException) -> Response:
+        received, headers = (
+            f"{request.method} {request.url.path[:60]}",
+            {key.lower(): value for key, value in (error.headers or {}).items()},
         )
+        if error.status_code == 405:
+            return refusal(
+                405, f"expected {headers.get('allow', 'another method')}; received {received}; use that", headers
+            )
+        return refusal(error.status_code, f"expected one of {PATHS}; received {received}; use one of them", headers)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(*_: object) -> Response:
         return Response(status_code=400)
 
-    @app.get("/health")
+    @app.exception_handler(Exception)
+    async def failed(*_: object) -> Response:
+        return refusal(
+            500, "expected no failure of this kind; received one; whoever runs this server finds it in its log"
+        )
+
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/ready")
+    @app.api_route("/ready", methods=["GET", "HEAD"])
     async def ready(response: Response) -> dict[str, Any]:
-        loaded = serving.loaded
-        if loaded is None:
+        loaded, unlogged = serving.loaded, serving.log.trouble
+        trouble = f"the predictions' log cannot be written: {unlogged}" if unlogged else serving.trouble
+        if ending.since is not None:
             response.status_code = 503
-            return {"status": "not ready", "trouble": serving.trouble}
+            return {"status": "ending", "trouble": "the server was asked to end"}
+        if loaded is None or unlogged:
+            response.status_code = 503
+            return {"status": "not ready", "trouble": trouble}
         response.headers["x-otmf-version"] = f"v{loaded.notice.version}"
         return {
             "status": "ready",
             "version": loaded.notice.version,
             "tasks": {name: len(classes) for name, (_, classes) in loaded.heads.items()},
-            "trouble": serving.trouble,
+            "trouble": trouble,
         }
 
-    @app.post("/predict")
-    async def predict(asked: Asked, response: Response) -> dict[str, Any]:
-        given = {name: found for name in ("images", "texts") if (found := getattr(asked, name)) is not None}
-        wanted = serving.loaded.backbone.reads if serving.loaded else ""
-        if wanted and list(given) != [wanted]:
-            raise HTTPException(
-                422,
-                f"expected {wanted}, which this line's encoder reads; received {' and '.join(given) or 'none'}; send those",
-            )
-        for name, found in given.items():
-            if len(found) > most:
-                raise HTTPException(
-                    413, f"expected at most {most} {name}; received {len(found)}; send several requests"
-                )
-        try:
-            contents = [base64.b64decode(one, validate=True) for one in given.get("images", ())]
-        except (binascii.Error, ValueError) as error:
-            raise HTTPException(
-                400, f"expected images in base64; received {errors.sentence(error)}; encode the files as they are"
-            ) from error
-        contents += [one.encode("utf-8", "replace") for one in given.get("texts", ())]
-        return await run_in_threadpool(answer, asked.task, contents, response)
+    @app.post(
+        "/predict", openapi_extra={"requestBody": {"required": True, "content": {_requests.JSON: {"schema": ASKED}}}}
+    )
+    async def predict(request: Request) -> Response:
+        loaded = _version(serving)
+        _requests.require_kind(dict(request.scope["headers"]), [_requests.JSON])
+        body = await request.body()
+
+        def call(until: float) -> Response:
+            task, contents = _requests.asked(body, reads=loaded.backbone.reads, most=limits.most)
+            return answer(loaded, task, contents, until)
+
+        return await worked(call)
 
     @app.post("/predict/{task}")
-    async def predict_one(task: str, request: Request, response: Response) -> dict[str, Any]:
-        return await run_in_threadpool(answer, task, [await request.body()], response)
+    async def predict_one(task: str, request: Request) -> Response:
+        loaded = _version(serving)
+        _requests.require_kind(dict(request.scope["headers"]), _requests.PLAIN[loaded.backbone.reads])
+        body = await request.body()
+        return await worked(lambda until: answer(loaded, task, [body], until))
 
-    def answer(task: str, contents: list[bytes], response: Response) -> dict[str, Any]:
-        loaded = serving.loaded
-        if loaded is None:
-            raise HTTPException(503, serving.trouble)
+    def answer(loaded: Loaded, task: str, contents: list[bytes], until: float) -> Response:
         if task not in loaded.heads:
-            raise HTTPException(
+            raise RefusedError(
                 404,
                 f"expected a task of v{loaded.notice.version} ({', '.join(loaded.heads)}); received {task[:60]!r}; choose one of them",
             )
+        pixels = loaded.backbone.pixels(contents)
+        if pixels > limits.pixels:
+            raise RefusedError(
+                413,
+                f"expected an image, or several together, of at most {limits.pixels} pixels; received at least {pixels}; send fewer or smaller ones",
+            )
         try:
             with decoding:
-                read = loaded.backbone.decode(contents)
+                read = loaded.decode(contents, until)
+            results = loaded.predict(task, read, until)
         except ValueError as error:
-            raise HTTPException(400, errors.sentence(error)) from error
-        results = loaded.predict(task, read)
-        entry = {
+            raise RefusedError(400, errors.sentence(error)) from error
+        except TimeoutError as error:
+            raise RefusedError(503, "expected an answer in time; received none; send fewer inputs, or later") from error
+        made = {
             "prediction_id": f"v{loaded.notice.version}-{uuid4().hex}",
             "version": loaded.notice.version,
             "step": loaded.notice.step,
@@ -131,45 +150,24 @@ def application(serving: Serving, *, largest: int, most: int) -> FastAPI:
             "record_sha256": loaded.notice.record_sha256,
             "task": task,
         }
-        serving.note({
-            **entry, "at": datetime.now(UTC).isoformat(), loaded.backbone.reads: [hashlib.sha256(one).hexdigest() for one in contents],
+        entry = {
+            **made, "at": datetime.now(UTC).isoformat(), loaded.backbone.reads: [hashlib.sha256(one).hexdigest() for one in contents],
             "results": [{"class": one["class"], "probability": one["probability"]} for one in results],
-        })  # fmt: skip
-        response.headers["x-otmf-version"] = f"v{loaded.notice.version}"
-        return {**entry, "results": results}
+        }  # fmt: skip
+        try:
+            serving.log.append(entry)
+        except OSError as error:
+            raise RefusedError(
+                503,
+                f"expected to note the prediction before it is answered; received: {(error.strerror or 'no success').lower()}; whoever runs this "
+                "server has to make space for its log",
+            ) from error
+        return JSONResponse({**made, "results": results}, headers={"x-otmf-version": f"v{loaded.notice.version}"})
 
-    return app
-
-
-class _Bounded:
-    """Refuses bodies beyond a size, whether they say so beforehand or not."""
-
-    def __init__(self, app: ASGIApp, *, largest: int) -> None:
-        self.app, self.largest = app, largest
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        told = dict(scope["headers"]).get(b"content-length", b"0").decode("latin-1")
-        if not told.isdigit() or int(told) > self.largest:
-            await _refusal(413, self._said(told[:20]))(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.largest:
-                raise HTTPException(413, self._said("more"))
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _said(self, received: str) -> str:
-        return f"expected a body of at most {self.largest} bytes; received {received}; send fewer or smaller ones"
+    return Guard(app, limits=limits, ending=ending)
 
 
-def _refusal(status: int, said: str) -> Response:
-    return JSONResponse({"detail": said.encode("utf-8", "replace").decode()}, status_code=status)
+def _version(serving: Serving) -> Loaded:
+    if serving.loaded is None:
+        raise RefusedError(503, serving.trouble)
+    return serving.loaded

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import math
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from pydantic import BaseModel, ConfigDict
 
 from otmf import backbones, checkpoints, errors, heads, lineage
 from stages import _encoder, _files, _params
+from stages._prediction_log import PredictionLog
 from stages._run import say
 
 EVERY = 0.5
+TOGETHER = 16  # inputs computed before others get their turn, and the clock is looked at
 
 
 class Notice(BaseModel):
@@ -46,12 +50,34 @@ class Loaded:
     where: torch.device
     computing: threading.Lock = field(default_factory=threading.Lock)
 
-    def predict(self, task: str, read: np.ndarray) -> list[dict[str, Any]]:
-        """For each input, as the backbone reads it: the likeliest class, its probability, and those of all classes."""
+    def decode(self, contents: Sequence[bytes], until: float = math.inf) -> np.ndarray:
+        """Inputs from the contents of files, one after the other.
+
+        Raises:
+            CardError: for the first that does not decode.
+            TimeoutError: if the monotonic clock passes `until`.
+        """
+        rows = []
+        for number, content in enumerate(contents, start=1):
+            _require_time(until)
+            rows.append(self.backbone.decode([content], [f"{self.backbone.reads[:-1]} {number}"]))
+        return np.concatenate(rows)
+
+    def predict(self, task: str, read: np.ndarray, until: float = math.inf) -> list[dict[str, Any]]:
+        """For each input, as the backbone reads it: the likeliest class, its probability, and those of all classes.
+
+        Raises:
+            TimeoutError: if the monotonic clock passes `until`.
+        """
         head, classes = self.heads[task]
-        with self.computing:
-            features = _encoder.teach(self.backbone, self.state, read, where=self.where)
-        found = head.logits(features).softmax(dim=-1)
+        parts = []
+        for start in range(0, len(read), TOGETHER):
+            with self.computing:
+                _require_time(until)
+                parts.append(
+                    _encoder.teach(self.backbone, self.state, read[start : start + TOGETHER], where=self.where)
+                )
+        found = head.logits(torch.cat(parts)).softmax(dim=-1)
         return [
             {
                 "class": classes[int(row.argmax())],
@@ -60,6 +86,11 @@ class Loaded:
             }
             for row in found
         ]
+
+
+def _require_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise TimeoutError
 
 
 def load(notice: Notice) -> Loaded:
@@ -86,21 +117,29 @@ def load(notice: Notice) -> Loaded:
 
 
 class Serving:
-    """The version that serves, and what stands in the way of the next one."""
+    """The version that serves, and what stands in the way of the next one.
 
-    def __init__(self, notice: Path, log: Path) -> None:
+    Attributes:
+        loaded: the version; None before the first is loaded.
+        trouble: why the version that the notice names does not serve; empty where it does.
+        log: of what was predicted.
+    """
+
+    def __init__(self, notice: Path, log: PredictionLog) -> None:
         self.notice, self.log = notice, log
         self.loaded: Loaded | None = None
-        self.trouble = "no version is loaded yet"
+        self.trouble = "expected a version to serve; received none yet, it is being loaded; ask again in a moment"
         self._refused: Notice | None = None
-        self._writing = threading.Lock()
 
     def follow(self) -> None:
         """Loads what the notice names if that is another version; keeps the one that serves if it cannot."""
         try:
             wanted = Notice.model_validate_json(self.notice.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self.trouble = errors.sentence(error)
+            return
+        except ValueError:
+            self.trouble = f"expected the version to serve in {self.notice.name}; received another document; start otmf serve again"
             return
         if self.loaded is not None and wanted == self.loaded.notice:
             self.trouble, self._refused = "", None
@@ -110,21 +149,27 @@ class Serving:
         try:
             found = load(wanted)
         except (OSError, ValueError, KeyError) as error:
-            self.trouble, self._refused = errors.sentence(error), wanted
-            say(f"otmf: v{wanted.version} does not serve: {self.trouble}")
+            self._refuse(wanted, errors.sentence(error))
+            return
+        except Exception:  # too little memory, say: the version that serves goes on, and so does this thread
+            traceback.print_exc()
+            self._refuse(wanted, f"expected v{wanted.version} to load; received a failure; it is in the server's log")
             return
         self.loaded, self.trouble, self._refused = found, "", None
-        say(f"v{wanted.version} ({wanted.step}) serves {', '.join(found.heads)}")
+        _tell(f"v{wanted.version} ({wanted.step}) serves {', '.join(found.heads)}")
+
+    def _refuse(self, wanted: Notice, trouble: str) -> None:
+        self.trouble, self._refused = trouble, wanted
+        _tell(f"otmf: v{wanted.version} does not serve: {trouble}")
 
     def keep_following(self) -> None:
         while True:
             self.follow()
+            self.log.look_again()
             time.sleep(EVERY)
 
-    def note(self, entry: dict[str, Any]) -> None:
-        """Keeps what an answer came from, in a file per day."""
-        path = self.log / f"{entry['at'][:10]}.jsonl"
-        with self._writing:
-            self.log.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry) + "\n")
+
+def _tell(text: str) -> None:
+    """A line on the server's own log, unless that cannot be written either."""
+    with contextlib.suppress(OSError):
+        say(text)

@@ -36,7 +36,7 @@ url, content, until = sys.argv[1], open(sys.argv[2], "rb").read(), time.time() +
 with httpx.Client(timeout=120) as client:
     while time.time() < until:
         begun = time.perf_counter()
-        code = client.post(url, content=content).status_code
+        code = client.post(url, content=content, headers={"content-type": "image/png"}).status_code
         print(code, time.perf_counter() - begun)
 """
 

@@ -60,4 +60,14 @@ def onboarded(otmf, tmp_path_factory) -> tuple[Path, list[subprocess.CompletedPr
     return root, [otmf("onboard", card, "--line", root) for card in cards]
 
 
+@pytest.fixture(scope="session")
+def served_line(otmf, tmp_path_factory) -> Path:
+    """A line with two tasks for servers to serve; whoever changes it brings it back."""
+    folder = tmp_path_factory.mktemp("served")
+    root = makers.line(folder / "small")
+    for number, name in enumerate(("first", "second"), start=1):
+        otmf("onboard", makers.card(folder / "cards", name, seed=number), "--line", root)
+    return root
+
+
 os.environ.setdefault("GIT_CONFIG_NOSYSTEM", "1")

@@ -1,9 +1,7 @@
-"""`otmf serve` on a real line: answers, limits, a switch of version under load, and the way back from a prediction."""
+"""`otmf serve` on a real line: answers, a switch of version under load, and the way back from a prediction."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import shutil
 import socket
@@ -16,24 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from PIL import Image
 
-from flows import process
 from otmf import checkpoints, layout
 from tests import makers
-from tests.pipeline import production
+from tests.pipeline import production, serving
+from tests.pipeline.serving import ask, encoded, picture
 
 pytestmark = pytest.mark.pipeline
-
-
-@pytest.fixture(scope="module")
-def root(otmf, tmp_path_factory) -> Path:
-    """A line with two tasks."""
-    folder = tmp_path_factory.mktemp("served")
-    root = makers.line(folder / "small")
-    for number, name in enumerate(("first", "second"), start=1):
-        otmf("onboard", makers.card(folder / "cards", name, seed=number), "--line", root)
-    return root
 
 
 def test_port_that_is_taken_is_said_in_one_sentence(otmf, root) -> None:
@@ -46,48 +33,14 @@ def test_port_that_is_taken_is_said_in_one_sentence(otmf, root) -> None:
 
 
 @pytest.fixture(scope="module")
+def root(served_line) -> Path:
+    return served_line
+
+
+@pytest.fixture(scope="module")
 def url(root, tmp_path_factory) -> Iterator[str]:
-    port = production.free_port()
-    command = [
-        str(Path(sys.executable).parent / "otmf"),
-        "serve",
-        "--line",
-        str(root),
-        "--port",
-        str(port),
-        "--largest-mib",
-        "0.5",
-        "--most",
-        "8",
-    ]
-    log = tmp_path_factory.mktemp("log") / "log"
-    with log.open("wb") as stream:
-        server = subprocess.Popen(
-            command, env=process.environment(), stdout=stream, stderr=stream, start_new_session=True
-        )
-    try:
-        production.until(lambda: production.answers(f"http://127.0.0.1:{port}/ready"), 90)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.end(server)
-        assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
-
-
-def picture(seed: int = 5) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(makers.pictures(1, seed=seed)[0][0]).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def bomb() -> bytes:
-    """A small file with a very large picture in it."""
-    stream = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def encoded(*contents: bytes) -> list[str]:
-    return [base64.b64encode(content).decode() for content in contents]
+    with serving.served(root, tmp_path_factory.mktemp("log"), "--largest-mib", 0.5, "--most", 8) as found:
+        yield found.url
 
 
 def test_answers_with_classes_probabilities_and_where_they_come_from(otmf, root, url, tmp_path) -> None:
@@ -110,47 +63,18 @@ def test_answers_with_classes_probabilities_and_where_they_come_from(otmf, root,
         answer["results"][0]["class"],
         pytest.approx(answer["results"][0]["probability"], abs=1e-3),
     )
-    single = httpx.post(f"{url}/predict/second", content=picture(1)).json()
+    single = ask(url, picture(1), task="second").json()
     assert single["results"][0]["probabilities"] == pytest.approx(answer["results"][0]["probabilities"], abs=1e-5)
     assert single["prediction_id"] != answer["prediction_id"]
 
 
 def test_prediction_leads_back_to_version_and_record(otmf, root, url) -> None:
-    answer = httpx.post(f"{url}/predict/first", content=picture(7)).json()
+    answer = ask(url, picture(7)).json()
     said = otmf("trace", answer["prediction_id"], "--line", root).stdout
     assert f"v2 (s02), encoder sha256 {answer['sha256']}" in said
     assert f"record {answer['record']}, sha256 {answer['record_sha256']}: accepted by gate" in said
     assert answer["results"][0]["class"] in said
     assert "expected the id of a prediction made with this line" in otmf("trace", "v2-0", "--line", root, code=1).stderr
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "message"),
-    [
-        ("/predict", {"json": {"task": "none", "images": encoded(picture())}}, 404, "expected a task of v2 (first, second); received 'none'"),
-        ("/predict/first", {"content": b"not a picture"}, 400, "expected an image that decodes; received image 1"),
-        ("/predict/first", {"content": b""}, 400, "expected an image that decodes"),
-        ("/predict/first", {"content": bomb()}, 400, "expected an image"),
-        ("/predict", {"json": {"task": "first", "images": ["%%%"]}}, 400, "expected images in base64"),
-        ("/predict", {"json": {"task": "first", "images": []}}, 422, "images"),
-        ("/predict", {"json": {"task": "first", "images": ["AA=="] * 9}}, 413, "expected at most 8 images; received 9"),
-        ("/predict", {"json": {"task": "first", "images": ["AA=="], "path": "/etc/passwd"}}, 422, "path"),
-        ("/predict", {"content": b'{"task":"first","images":[' + b"0," * 200_000 + b"0]}", "headers": {"content-type": "application/json"}}, 422, "images.0: Input should be a valid string"),
-        ("/predict", {"files": {"file": b"x"}}, 422, "expected JSON with task and inputs"),
-        ("/predict", {"content": b'{"task":"first","images":[NaN]}', "headers": {"content-type": "application/json"}}, 422, "expected JSON"),
-        ("/predict", {"content": b'{"task":"\\ud800","images":["AA=="]}', "headers": {"content-type": "application/json"}}, 422, "expected JSON"),
-        ("/predict", {"content": b"{", "headers": {"content-type": "application/json"}}, 422, "JSON"),
-        ("/predict/first", {"content": b"x" * 600_000}, 413, "expected a body of at most 524288 bytes; received 600000"),
-        ("/predict/first", {"content": (b"x" * 60_000 for _ in range(10))}, 413, "expected a body of at most 524288 bytes; received more"),
-        ("/predict/%2e%2e%2f%2e%2e", {"content": picture()}, 404, ""),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_answered_is_refused_with_a_sentence(url, path, body, status, message) -> None:
-    found = httpx.post(f"{url}{path}", **body)
-    assert found.status_code == status, found.text
-    assert message in found.text
-    assert len(found.content) < 2000
-    assert production.answers(f"{url}/ready")
 
 
 def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) -> None:
@@ -160,7 +84,7 @@ def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) 
         with httpx.Client(timeout=30) as client:
             while not stop.is_set():
                 try:
-                    found = client.post(f"{url}/predict/first", content=picture())
+                    found = client.post(f"{url}/predict/first", content=picture(), headers=serving.PNG)
                     found.raise_for_status()
                     body = found.json()
                     assert found.headers["x-otmf-version"] == f"v{body['version']}"
@@ -184,7 +108,7 @@ def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) 
     order = [version for version, _ in seen]
     assert {1, 2} == set(order)
     assert len(set(seen)) == 2, "one encoder per version"
-    assert httpx.post(f"{url}/predict/second", content=picture()).status_code == 200
+    assert ask(url, task="second").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -200,7 +124,7 @@ def test_version_whose_file_was_altered_does_not_serve(otmf, root, url, file) ->
         lambda: f"expected data/models/{file} of v1 with sha256" in httpx.get(f"{url}/ready").json()["trouble"], 60
     )
     assert httpx.get(f"{url}/ready").json()["version"] == 2
-    assert httpx.post(f"{url}/predict/first", content=picture()).headers["x-otmf-version"] == "v2"
+    assert ask(url).headers["x-otmf-version"] == "v2"
     otmf("rollback", "v2", "--reason", "back", "--line", root)
     path.unlink()
     path.write_bytes(content)

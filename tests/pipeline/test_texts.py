@@ -52,11 +52,17 @@ def test_predictions_come_by_command_and_over_http(otmf, root, tmp_path) -> None
     url = f"http://127.0.0.1:{port}"
     try:
         production.until(lambda: production.answers(f"{url}/ready"), 120)
-        plain = httpx.post(f"{url}/predict/first", content=b"what a good film", timeout=60).json()
+        plain = httpx.post(
+            f"{url}/predict/first", content=b"what a good film", headers={"content-type": "text/plain"}, timeout=60
+        ).json()
         both = {"task": "first", "texts": ["what a good film", "a bad one"]}
         several = httpx.post(f"{url}/predict", json=both, timeout=60).json()
         wrong = httpx.post(f"{url}/predict", json={"task": "first", "images": ["aGk="]}, timeout=60)
-        broken = httpx.post(f"{url}/predict/first", content=b"\xff\xfe", timeout=60)
+        kind = {"content-type": "text/plain; charset=utf-8"}
+        broken = httpx.post(f"{url}/predict/first", content=b"\xff\xfe", headers=kind, timeout=60)
+        half = httpx.post(f"{url}/predict", content=b'{"task": "first", "texts": ["\\ud800"]}',
+                          headers={"content-type": "application/json"}, timeout=60)  # fmt: skip
+        other = httpx.post(f"{url}/predict/first", content=b"text", headers={"content-type": "image/png"}, timeout=60)
     finally:
         process.end(server)
     assert plain["results"][0]["class"] == found
@@ -65,6 +71,8 @@ def test_predictions_come_by_command_and_over_http(otmf, root, tmp_path) -> None
     assert wrong.status_code == 422
     assert "expected texts, which this line's encoder reads; received images" in wrong.json()["detail"]
     assert (broken.status_code, "expected a text in UTF-8" in broken.json()["detail"]) == (400, True)
+    assert (half.status_code, "text 1 with half a character in it" in half.json()["detail"]) == (422, True)
+    assert (other.status_code, "expected the content type text/plain" in other.json()["detail"]) == (415, True)
 
 
 def test_everything_is_verified_and_reported_in_its_own_words(otmf, root, tmp_path) -> None:
