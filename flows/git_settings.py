@@ -65,6 +65,8 @@ _QUIET = {
     "GIT_EDITOR": ":",
     "GIT_SEQUENCE_EDITOR": ":",
     "GIT_PAGER": "cat",
+    "LC_ALL": "C.UTF-8",  # what it says is read
+    "LANGUAGE": "",
 }
 # For processes that may start a git of their own and need nothing of the user's: no identity, no way to a remote.
 SETTINGS = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from otmf import descent, errors
-from otmf.environment import FOREIGN, OWN, QUIET, SAFE, without_proxy
+from otmf.environment import OWN, QUIET, SAFE, inherited, without_proxy
 
 # How long a waiting thread of OpenMP keeps its core: with the default, stages that share two cores with anything else
 # slow down many times over; not waiting at all costs half the speed of small encoders on idle cores.
@@ -39,9 +39,9 @@ class ProcessError(RuntimeError):
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with our interpreter first in PATH and telemetry off."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    inherited = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    ours = {**QUIET, **SAFE, **OWN, **without_proxy(inherited), "PATH": path, "PYTHONUNBUFFERED": "1"}
-    return {**PATIENT, **inherited, **ours, **(extra or {})}
+    theirs = inherited(os.environ)
+    ours = {**QUIET, **SAFE, **OWN, **without_proxy(theirs), "PATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**PATIENT, **theirs, **ours, **(extra or {})}
 
 
 def run(arguments: Sequence[str], *, folder: Path, extra: Mapping[str, str] | None = None) -> str:

@@ -15,11 +15,14 @@ from ruamel.yaml import YAML
 
 from flows import lockfile, plain_yaml, process
 from flows.git_settings import SETTINGS
+from otmf.environment import NOWHERE
 
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
 _RESTORED = re.compile(r"^Stage '(.+)' is cached - skipping run")
 _DVC = (sys.executable, "-m", "stages._dvc")
+# DVC reads git's settings with a library of its own, which takes the user's ignore file from where XDG says.
+_OURS = {**SETTINGS, "XDG_CONFIG_HOME": NOWHERE}
 _SETTINGS = {
     "core": {"analytics": "false", "check_update": "false", "autostage": "false"},
     "cache": {"type": "reflink,hardlink,copy"},
@@ -63,7 +66,7 @@ def stage(
             [*_DVC, "--wait-for-lock", "repro", "--single-item", *options, target],
             folder=line,
             log=_without_chatter(log),
-            extra={**SETTINGS, **(extra or {})},
+            extra={**_OURS, **(extra or {})},
         )
     if any(_RESTORED.match(found) for found in lines):
         return "restored"
@@ -174,7 +177,7 @@ def changed(line: Path) -> dict[str, str]:
     """
     with tempfile.TemporaryDirectory() as settings:
         _configure(Path(settings) / "config", {"core": {"no_scm": "true"}})
-        extra = {**SETTINGS, "DVC_SYSTEM_CONFIG_DIR": settings}
+        extra = {**_OURS, "DVC_SYSTEM_CONFIG_DIR": settings}
         found = json.loads(process.run([*_DVC, "data", "status", "--json"], folder=line, extra=extra) or "{}")
     return {
         path.rstrip("/"): kind
@@ -206,4 +209,4 @@ def _filled(path: str, named: Mapping[str, str]) -> str:
 
 
 def _call(line: Path, *arguments: str) -> str:
-    return process.run([*_DVC, *arguments], folder=line, extra=SETTINGS)
+    return process.run([*_DVC, *arguments], folder=line, extra=_OURS)

@@ -19,6 +19,8 @@ from flows import process
 from otmf import errors, layout
 
 PATIENCE = 180.0
+_THEIRS = "PREFECT_"  # settings of a server that somebody has elsewhere: its database, its password
+_SAY = ("PREFECT_LOGGING_", "PREFECT_API_URL")  # what of a user's settings a command heeds that starts a server of its own
 AGENTS = "gpu"  # the work pool of agents
 
 
@@ -73,10 +75,12 @@ def own(home: Path) -> Iterator[str]:
         "PREFECT_UI_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
+    ours = {key: value for key, value in process.environment().items() if not key.startswith(_THEIRS)}
     with log.open("wb") as stream:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=process.environment(extra),
+            env={**ours, **process.QUIET, **extra},
+            cwd=home,  # Prefect reads `.env` and `prefect.toml` where it starts
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -116,13 +120,18 @@ def connected(line: layout.Layout) -> Iterator[None]:
     Raises:
         ConnectionError: if no server answers.
     """
-    home = _settings(line)
     if os.environ.get("PREFECT_API_URL"):
+        home = _settings(line)
         require(os.environ["PREFECT_API_URL"])
+        _import(home)
         yield
         return
+    for key in [key for key in os.environ if key.startswith(_THEIRS) and not key.startswith(_SAY)]:
+        del os.environ[key]
+    home = _settings(line)
     with own(home) as url:
         os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_ENABLED": "false"}
+        _import(home)
         try:
             yield
         finally:
@@ -137,8 +146,9 @@ def reached(line: layout.Layout) -> Iterator[None]:
     Raises:
         ConnectionError: if none is named, or it does not answer.
     """
-    _settings(line)
+    home = _settings(line)
     require_named()
+    _import(home)
     try:
         yield
     finally:
@@ -201,6 +211,12 @@ def _settings(line: layout.Layout) -> Path:
     for key, value in {**process.QUIET, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "INFO", **short}.items():
         os.environ.setdefault(key, value)
     return home
+
+
+def _import(home: Path) -> None:
+    """Imports Prefect, which reads its settings then: the environment as it is now, `.env` and `prefect.toml` where it stands."""
+    with contextlib.chdir(home):
+        import prefect.main  # noqa: F401
 
 
 def _deliver() -> None:

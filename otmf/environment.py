@@ -15,8 +15,9 @@ QUIET = {
 # Python files that lie in a line's folder are not imported: somebody else may have put them there.
 SAFE = {"PYTHONSAFEPATH": "1"}
 # A line's settings are its own: DVC reads none of the user's or of the machine's.
-_NOWHERE = str(Path(__file__).parent / "settings_of_nobody")
-OWN = {"DVC_GLOBAL_CONFIG_DIR": _NOWHERE, "DVC_SYSTEM_CONFIG_DIR": _NOWHERE}
+NOWHERE = str(Path(__file__).parent / "settings_of_nobody")
+OWN = {"DVC_GLOBAL_CONFIG_DIR": NOWHERE, "DVC_SYSTEM_CONFIG_DIR": NOWHERE}
+_OWN_NAMES = "DVC_"  # what else of DVC's stands in the environment is the user's too
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Set inside a git hook or by a git that started us; they would lead our git elsewhere.
 FOREIGN = (
@@ -36,6 +37,11 @@ FOREIGN = (
 )
 # Names the socket of a warm interpreter, for those who start DVC and stages.
 WARM = "OTMF_WARM"
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment a process of ours finds in its own."""
+    return {key: value for key, value in environ.items() if key not in FOREIGN and not key.startswith(_OWN_NAMES)}
 
 
 def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:

@@ -56,8 +56,9 @@ class Done:
     points: int
 
 
-def prepare() -> None:
-    """Imports what the commands need, once, for all of them."""
+def prepare(environment: Mapping[str, str]) -> None:
+    """Imports what the commands need, once, for all of them; Prefect reads its settings when it is imported."""
+    os.environ.update({key: value for key, value in environment.items() if key.startswith("PREFECT_")})
     import mlflow  # noqa: F401
     from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 

@@ -147,7 +147,7 @@ def main() -> None:
             "PREFECT_LOGGING_LEVEL": "ERROR",
             "COLUMNS": "200",
         }
-        faulty.prepare()
+        faulty.prepare(environment)
         line = line_of(folder, environment)
         pristine = folder / "pristine"
         shutil.copytree(line.root, pristine, symlinks=True)
