@@ -136,7 +136,8 @@ def _keep_following(line: layout.Layout, server: subprocess.Popen, say: Callable
         if now is None or now != head:
             trouble = _follow(line)
             if trouble and trouble != said:
-                say(f"the version that serves stays as it is: {trouble}")
+                with contextlib.suppress(OSError):  # where this is written to may be as full as the line's disk
+                    say(f"the version that serves stays as it is: {trouble}")
             head, said = (head if trouble else now), trouble
         time.sleep(10 * EVERY if said else EVERY)
 

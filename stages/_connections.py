@@ -18,7 +18,7 @@ from stages import _answers
 from stages._limits import HEAD_BYTES, RESERVE, Limits
 
 GOODBYE = 1.0  # seconds for a client to read why it is sent away
-LEAVING = 64  # of those who do so at a time
+LEAVING = 512  # of those who do so at a time
 
 
 class Connection(H11Protocol):
@@ -72,15 +72,15 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """As the server ends: a request under way is answered first, one that has not come whole is refused."""
+        """As the server ends: a request under way is answered first; who is about to send one is told to send it to the next."""
         if self.asking:
             self.cycle.keep_alive = False
-        elif self._half():
-            self.dismiss(
-                503, "expected a whole request; received part of one, and this server ends; send it to the next"
-            )
-        else:
+        elif self._rest():
             self.transport.close()
+        else:
+            received = "part of one" if self._half() else "none"
+            said = f"expected a whole request before this server ends; received {received}; send it to the next"
+            self.dismiss(503 if self._half() else 408, said)
 
     def send_400_response(self, msg: str) -> None:
         self.dismiss(

@@ -152,7 +152,8 @@ class Serving:
             self._refuse(wanted, errors.sentence(error))
             return
         except Exception:  # too little memory, say: the version that serves goes on, and so does this thread
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
             self._refuse(wanted, f"expected v{wanted.version} to load; received a failure; it is in the server's log")
             return
         self.loaded, self.trouble, self._refused = found, "", None

@@ -229,7 +229,6 @@ def main() -> None:
             for thread in clients.threads:
                 thread.join(120)
             flood.stop()
-            took.append(server.restart())
         finally:
             process.end(server.process)
         seen = clients.seen

@@ -108,7 +108,7 @@ def test_another_champion_takes_over_without_a_request_dropped(otmf, root, url) 
     order = [version for version, _ in seen]
     assert {1, 2} == set(order)
     assert len(set(seen)) == 2, "one encoder per version"
-    assert ask(url, task="second").status_code == 200
+    assert serving.ask(url, task="second").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,18 @@ def test_what_the_grace_is_too_short_for_is_refused_with_a_sentence(served_line,
     assert f"the grace is over; {len(refused)} requests were refused" in server.log.read_text()
 
 
+def test_who_has_not_sent_a_whole_request_is_told_to_send_it_to_the_next(served_line, tmp_path) -> None:
+    with serving.served(served_line, tmp_path, "--linger", 0) as server:
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with server.half_open() as half, server.half_open(whole) as idle:
+            assert idle.recv(1000).startswith(b"HTTP/1.1 200 OK")
+            assert server.end() == 0
+            assert b"received part of one; send it to the next" in half.recv(1000)
+            assert b"expected a whole request before this server ends; received none" in idle.recv(1000)
+        with pytest.raises(httpx.ConnectError):
+            ask(server.url)
+
+
 def test_process_with_the_model_ends_with_a_command_that_is_killed(served_line, tmp_path) -> None:
     with serving.served(served_line, tmp_path) as server:
         model = server.model
