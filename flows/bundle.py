@@ -55,7 +55,9 @@ def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Reco
         named |= accepted.named(one)
     with git.Objects(line.root) as objects:
         tree = objects.tree(accepted.commit_of(record))
-        for name in sorted(set(named) & set(tree)):
+        for name in sorted(
+            name for name in set(named) & set(tree) if not name.startswith(".") and name != "prefect.yaml"
+        ):
             _place(target / name).write_bytes(objects.blob(tree[name]))
     step = record.statement.decision.step
     stages, where = accepted.recorded(records, record), layout.Layout(Path())

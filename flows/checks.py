@@ -16,10 +16,14 @@ from otmf import layout, ledger
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what it is about, and what does not hold; empty if it holds."""
+    """One check: what it is about, and what does not hold; empty if it holds.
+
+    With `uncovered` it is no check: it names something that lies in the line and that no record tells of.
+    """
 
     about: str
     trouble: str = ""
+    uncovered: bool = False
 
 
 @dataclass

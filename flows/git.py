@@ -125,7 +125,7 @@ class Objects:
         self._folder = folder
         self._environment: dict[str, str] | None = None
         self._reader: subprocess.Popen | None = None
-        self._trees: dict[str, dict[str, str]] = {}
+        self._trees: dict[str, dict[str, tuple[str, str]]] = {}
 
     def __enter__(self) -> Objects:
         return self
@@ -176,14 +176,32 @@ class Objects:
 
     def tree(self, revision: str) -> dict[str, str]:
         """Path -> id of its content, for every file of a commit. Raises as `commit`."""
+        return {path: name for path, (_, name) in self.entries(revision).items()}
+
+    def entries(self, revision: str) -> dict[str, tuple[str, str]]:
+        """Path -> mode and id, for everything in a commit. Raises as `commit`."""
         return dict(self._files(*self._object(f"{revision}^{{tree}}", "tree")))
 
-    def _files(self, name: str, content: bytes | None = None) -> dict[str, str]:
-        """The files below a tree; trees that later commits share are walked once."""
+    def references(self) -> dict[str, str]:
+        """Every reference by its full name -> the object that it names."""
+        lines = self._run("for-each-ref", "--format=%(objectname) %(refname)").splitlines()
+        return {name: named for named, _, name in (line.partition(" ") for line in lines)}
+
+    def staged(self) -> list[str]:
+        """Paths that the next commit would hold otherwise than the last one does."""
+        return self._run("diff-index", "--cached", "--name-only", "--no-ext-diff", "-z", "HEAD").split("\0")[:-1]
+
+    def unwatched(self) -> list[str]:
+        """Paths that git has been told not to look at (skip-worktree, assume-unchanged)."""
+        entries = self._run("ls-files", "-v", "-z").split("\0")[:-1]
+        return [entry[2:] for entry in entries if entry[0] == "S" or entry[0].islower()]
+
+    def _files(self, name: str, content: bytes | None = None) -> dict[str, tuple[str, str]]:
+        """What is below a tree; trees that later commits share are walked once."""
         if name in self._trees:
             return self._trees[name]
         content = self._object(name, "tree")[1] if content is None else content
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, str]] = {}
         start, length = 0, len(name) // 2
         while start < len(content):
             end = content.index(b"\0", start)
@@ -193,7 +211,7 @@ class Objects:
             if mode == _FOLDER:
                 found |= {f"{path}/{below}": one for below, one in self._files(part).items()}
             else:
-                found[path] = part
+                found[path] = (mode, part)
         self._trees[name] = found
         return found
 

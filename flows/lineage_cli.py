@@ -84,12 +84,17 @@ def verify(
         checks = verification.verify(
             found, wanted, trusted, unsigned=unsigned, demanded=bool(key), with_registry=not without_registry
         )
-        held, broken, troubles = 0, 0, []
+        held, broken, troubles, uncovered = 0, 0, [], []
         for check in checks:
+            if check.uncovered:
+                uncovered.append(plain(check.about))
+                continue
             held, broken = held + (not check.trouble), broken + bool(check.trouble)
             if check.trouble:
                 troubles.append(f"{check.about}: {check.trouble}")
             out.print(bad("BAD", f"{check.about}: {check.trouble}") if check.trouble else f"ok  {plain(check.about)}")
+        if uncovered:
+            out.print(f"not covered: {', '.join(uncovered)}")
         out.print(f"{held} checks hold, {broken} do not" + (":" if troubles and held > len(troubles) else ""))
         for said in troubles[:10] if held > len(troubles) else ():
             out.print(f"  {plain(said)}")

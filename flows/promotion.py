@@ -35,8 +35,10 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
                 f"expected the line to stand where {task} was refused; received a line that has moved on; onboard the card "
                 "again with --override REASON"
             )
+        commit = _commit(line, branch)
+        records.require_refused(line.root, commit, task)
         attempt = clones.begin(line, f"_promote-{task}", outputs=False)
-        git.run(attempt.root, "cherry-pick", "--no-commit", _commit(line, branch))
+        git.run(attempt.root, "cherry-pick", "--no-commit", commit)
         repro.checkout(attempt.root)
         step = settings.chain(workspace.params(attempt).steps)[-1]
         newest = workspace.params(attempt).steps[step].task

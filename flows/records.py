@@ -11,12 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flows import git, keyring, lockfile, tracking, workspace
+from flows import accepted, git, keyring, lockfile, tracking, workspace
 from flows.release import release
 from otmf import host, layout, ledger, lineage, statements
 
 MODEL = "model.safetensors"
-DESCRIBED = ("params.yaml", "dvc.yaml", "dvc.lock")
+# What a record names by sha256 beside what the stages read and wrote.
+DESCRIBED = ("params.yaml", "dvc.yaml", "dvc.lock", "prefect.yaml", ".dvc/config", ".dvcignore", ".gitignore")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -101,7 +102,8 @@ def of_model(
     }
     outputs = {path for stage in stages.values() for path in stage.outputs}
     inputs = {path: found for stage in stages.values() for path, found in stage.inputs.items() if path not in outputs}
-    described = [*DESCRIBED, *(f"data/cards/{task}.yaml" for task in made.tasks), *(f"data/raw/{task}.dvc" for task in made.tasks)]  # fmt: skip
+    described = [*DESCRIBED, *(f"data/cards/{task}.yaml" for task in made.tasks), *(f"data/raw/{task}.dvc" for task in made.tasks),
+                 layout.Layout(Path()).gate(decision.step).as_posix()]  # fmt: skip
     commit = git.run(clone.root, "rev-parse", "HEAD").strip()
     params = workspace.params(clone)
     model = (clone.merged(decision.step) / MODEL).relative_to(clone.root).as_posix()  # also where it came out as it was
@@ -151,6 +153,16 @@ def refusal(root: Path, decision: statements.Decision) -> statements.Statement:
         f"expected a record of the refusal of {decision.task} with sha256 {decision.sha256[:12]}; received none in {ledger.FOLDER}; onboard "
         "the card again with --override REASON"
     )
+
+
+def require_refused(root: Path, commit: str, task: str) -> None:
+    """Refuses a kept attempt that is not the commit which the record of its refusal names. Raises WorkspaceError."""
+    made = (record for record in ledger.read(root) if isinstance(record.statement.predicate, statements.Provenance))
+    if all(accepted.commit_of(record) != commit for record in made if record.statement.decision.version is None):
+        raise workspace.WorkspaceError(
+            f"expected the attempt of {task} as the record of its refusal names it; received commit {commit[:12]}, which no record names; "
+            "its branch was altered: onboard the card again"
+        )
 
 
 @cache

@@ -163,6 +163,18 @@ def references(store: tracking.Store, name: str) -> dict[int, Reference | None]:
     return {number: _reference(store, name, number, version) for number, version in known.items()}
 
 
+def strangers(store: tracking.Store, name: str) -> list[str]:
+    """MLflow's numbers of versions that are not ours, or that say they are one of ours which another is already.
+
+    Raises:
+        WorkspaceError: if the store does not answer.
+    """
+    with tracking.answering(store.uri):
+        found = store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
+        ours = {str(theirs.version) for theirs in _known(store, name).values()}
+    return sorted((str(one.version) for one in found if str(one.version) not in ours), key=int)
+
+
 def _reference(store: tracking.Store, name: str, number: int, version: Any) -> Reference | None:
     from flows import pyfunc
 
@@ -185,7 +197,7 @@ def _known(store: tracking.Store, name: str) -> dict[int, Any]:
     """Our versions -> MLflow's."""
     found = store.client.search_model_versions(f"name = '{name}'", max_results=10_000)
     found = sorted(found, key=lambda version: int(version.version))
-    return {int(version.tags[OURS]): version for version in found if OURS in version.tags}
+    return {int(version.tags[OURS]): version for version in found if version.tags.get(OURS, "").isdecimal()}
 
 
 def _tags(line: layout.Layout, record: ledger.Record) -> dict[str, str]:

@@ -21,6 +21,7 @@ def registered(found: checks.Examined) -> Iterator[checks.Check]:
     try:
         store = tracking.prepare(line, name)
         known, references = registry.standing(store, name), registry.references(store, name)
+        strangers = registry.strangers(store, name)
     except workspace.WorkspaceError as error:
         yield checks.Check("registry", f"{error}; or pass --without-registry")
         return
@@ -35,6 +36,14 @@ def registered(found: checks.Examined) -> Iterator[checks.Check]:
             f"registry: v{number}",
             "expected no version that the ledger does not know; received one; records may be lost",
         )
+    for number in strangers:
+        yield checks.Check(
+            f"registry: MLflow's version {number}",
+            f"expected a version that otmf registered; received another, which models:/{name}/{number} loads; delete it",
+        )
+    for number, tags in known.versions.items():
+        if more := sorted(set(tags) - set(wanted.versions.get(number, {}))):
+            yield checks.Check(f"registry: v{number}: tags {', '.join(more)}", uncovered=True)
     for alias in sorted(set(wanted.aliases) | set(known.aliases)):
         expected, received = wanted.aliases.get(alias), known.aliases.get(alias)
         yield checks.Check(

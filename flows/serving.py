@@ -229,10 +229,20 @@ def trace(line: layout.Layout, prediction_id: str) -> tuple[dict[str, Any], ledg
         raise workspace.WorkspaceError(
             f"expected the id of a prediction made with this line; received {prediction_id[:60]!r}; look for it where it was served"
         )
+    named = prediction_id.partition("-")[0]
+    if named != f"v{found['version']}":
+        raise workspace.WorkspaceError(
+            f"expected a prediction of {named[:20]}, as its id says; received one of v{found['version']}; the log was altered"
+        )
     record = next((one for one in ledger.read(line.root) if one.name == found["record"]), None)
     if record is None or record.sha256 != found["record_sha256"] or record.statement.decision.sha256 != found["sha256"]:
         raise workspace.WorkspaceError(
             f"expected {found['record']} with sha256 {found['record_sha256'][:16]}, as the prediction names it; received "
             f"{record.sha256[:16] if record else 'none'}; see what `otmf verify` says"
+        )
+    if record.statement.decision.version != found["version"]:
+        raise workspace.WorkspaceError(
+            f"expected {record.name} to be of v{found['version']}, as the prediction names it; received one of "
+            f"v{record.statement.decision.version}; the log was altered"
         )
     return found, record

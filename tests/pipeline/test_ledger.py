@@ -127,6 +127,90 @@ def record_with_more(root: Path) -> None:
     git.run(root, "tag", "--force", "model/v2", "HEAD")
 
 
+def committed(root: Path, path: str, content: str | None = None) -> None:
+    """A file altered and committed after the last record."""
+    there = root / path
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_text(there.read_text() + "\n# more\n" if content is None else content)
+    commit(root)
+
+
+def gate_altered(root: Path) -> None:
+    path = root / "data/results/gates/s02.json"
+    path.write_text(path.read_text().replace("true", "false"))
+    commit(root)
+
+
+def link_committed(root: Path) -> None:
+    (root / "notes").symlink_to("/etc/passwd")
+    commit(root)
+
+
+def repository_inside(root: Path) -> None:
+    head = git.run(root, "rev-parse", "HEAD").strip()
+    git.run(root, "update-index", "--add", "--cacheinfo", f"160000,{head},data/raw/more")
+    subprocess.run(["git", "commit", "-qm", "more"], cwd=root, check=True)
+
+
+def linked_away(root: Path) -> None:
+    shutil.move(root / "data/cards", root / ".otmf/cards")
+    (root / "data/cards").symlink_to(root / ".otmf/cards")
+
+
+def model_linked_away(root: Path) -> None:
+    path = root / "data/models/merged/s02/model.safetensors"
+    shutil.move(path, root / ".otmf/model")
+    path.symlink_to(root / ".otmf/model")
+
+
+def program(root: Path) -> None:
+    (root / "params.yaml").chmod(0o755)
+
+
+def overlooked(root: Path) -> None:
+    git.run(root, "update-index", "--skip-worktree", "params.yaml")
+    subprocess.run(["git", "update-index", "--assume-unchanged", "dvc.yaml"], cwd=root, check=True)
+
+
+def staged(root: Path) -> None:
+    before = (root / "dvc.yaml").read_text()
+    (root / "dvc.yaml").write_text(before + "# more\n")
+    git.run(root, "add", "--all")
+    (root / "dvc.yaml").write_text(before)
+
+
+def hidden_card(root: Path) -> None:
+    (root / ".git/info").mkdir(exist_ok=True)
+    (root / ".git/info/exclude").write_text("*.yaml\n")
+    (root / "data/cards/third.yaml").write_text("name: third")
+
+
+def replaced(root: Path) -> None:
+    git.run(
+        root,
+        "replace",
+        git.run(root, "rev-parse", "HEAD:params.yaml").strip(),
+        git.run(root, "rev-parse", "HEAD:dvc.yaml").strip(),
+    )
+
+
+def grafted(root: Path) -> None:
+    (root / ".git/info").mkdir(exist_ok=True)
+    (root / ".git/info/grafts").write_text(git.run(root, "rev-parse", "HEAD"))
+
+
+def stranger_registered(root: Path) -> None:
+    client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(root)))
+    run = client.search_runs(["1"])[0].info.run_id
+    client.create_model_version("small", source=f"runs:/{run}/model/v1", run_id=run)
+
+
+def doubled_registered(root: Path) -> None:
+    client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(root)))
+    first = client.get_model_version("small", "1")
+    client.create_model_version("small", source=first.source, run_id=first.run_id, tags=first.tags)
+
+
 def no_file(root: Path) -> None:
     (root / "data/lineage/000002.json").unlink()
     os.mkfifo(root / "data/lineage/000002.json")
@@ -151,6 +235,29 @@ ALTERED = {
     "tag": (tag_moved, "BAD v1: commit"),
     "registry": (retagged, "BAD registry: v1: expected tag by 'gate'; received 'somebody'"),
     "result, committed": (result_committed, "BAD v2: data/results/steps/s02.json: expected sha256"),
+    "gate, committed": (gate_altered, "BAD file data/results/gates/s02.json: expected it as v2 was recorded with"),
+    "DVC's configuration, committed": (lambda root: committed(root, ".dvc/config"), "BAD file .dvc/config: expected it as v2 was recorded with"),
+    "deployments, committed": (lambda root: committed(root, "prefect.yaml"), "BAD file prefect.yaml: expected it as v2 was recorded with"),
+    "what DVC ignores, committed": (lambda root: committed(root, ".dvcignore", "data\n"), "BAD file .dvcignore: expected it as v2 was recorded with"),
+    "attributes, committed": (lambda root: committed(root, "data/.gitattributes", "* text\n"), "BAD file data/.gitattributes: expected it as v2"),
+    "pipeline put in": (lambda root: committed(root, "more/dvc.yaml", "stages: {}\n"), "BAD file more/dvc.yaml: expected it as v2"),
+    "pipeline lying": (lambda root: (root / "dvc.lock/..").resolve().joinpath("x.dvc").write_text("outs: []"), "BAD file x.dvc: expected no such file"),
+    "model put in": (lambda root: (root / "data/models/more.bin").write_text("x"), "BAD file data/models/more.bin: expected no such file"),
+    "link, committed": (link_committed, "BAD file notes: expected a file in the last commit; received a link or another repository"),
+    "repository inside": (repository_inside, "BAD file data/raw/more: expected a file in the last commit"),
+    "folder linked away": (linked_away, "BAD file data/cards: expected a file or folder of its own; received a link"),
+    "model linked away": (model_linked_away, "BAD file data/models/merged/s02/model.safetensors: expected a file or folder of its own"),
+    "mode": (program, "BAD file params.yaml: expected mode 100644"),
+    "overlooked": (overlooked, "BAD file dvc.yaml: expected git to look at it"),
+    "staged": (staged, "BAD file dvc.yaml: expected nothing to be committed next"),
+    "hidden card": (hidden_card, "BAD file data/cards/third.yaml: expected no such file"),
+    "replaced": (replaced, "expected no object in place of another; received one"),
+    "grafted": (grafted, "BAD git grafts: expected the parents that commits name"),
+    "tag put in": (lambda root: git.run(root, "tag", "model/v99"), "BAD reference refs/tags/model/v99: expected tags of recorded versions"),
+    "refused branch put in": (lambda root: git.run(root, "branch", "rejected/third"), "BAD reference refs/heads/rejected/third: expected a commit that the record of a refusal names"),
+    "command in git's configuration": (lambda root: subprocess.run(["git", "config", "filter.x.clean", "cat"], cwd=root, check=True), "BAD git configuration: filter.x.clean"),
+    "version of a stranger": (stranger_registered, "BAD registry: MLflow's version 3: expected a version that otmf registered; received another, which models:/small/3 loads"),
+    "version doubled": (doubled_registered, "BAD registry: MLflow's version"),
     "last record": (last_record_lost, "BAD registry: end of the ledger: expected at least 3 records; received 2"),
 }  # fmt: skip
 
@@ -172,9 +279,14 @@ def test_nothing_that_lies_in_a_folder_is_run_or_written_through(otmf, root, tmp
     for name in ("stages/__init__.py", "ruamel.py", "mlflow.py"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(f"open({str(ran)!r}, 'w')\nraise SystemExit\n")
-    otmf("verify", "--line", root)
+    said = otmf("verify", "--line", root, code=1).stdout
+    assert [line for line in said.splitlines() if line.startswith("BAD")] == [
+        line for line in said.splitlines() if line.startswith("BAD git configuration: core.fsmonitor: expected none")
+    ]
+    covered = next(line for line in said.splitlines() if line.startswith("not covered: "))
+    assert "mlflow.py, ruamel.py, stages/__init__.py, .git/config" in covered
     otmf("status", "--line", root)
-    otmf("audit", "v2", "--output", tmp_path / "audit", "--line", root)
+    otmf("audit", "v2", "--output", tmp_path / "audit", "--line", root, code=1)
     otmf("export", tmp_path / "export", "--line", root)
     assert not ran.exists()
     (root / ".otmf/audit-v2").symlink_to(tmp_path)
@@ -193,6 +305,36 @@ def test_ledger_that_nobody_signed_is_none_of_the_auditors(otmf, root, tmp_path)
     )
     assert "unsigned" in otmf("verify", "--unsigned", "--line", plain).stdout
     assert "The ledger is unsigned" in otmf("keys", "show", "--line", plain).stdout
+
+
+def test_what_may_change_between_records_is_named_and_does_not_fail(otmf, root) -> None:
+    committed(root, "params.yaml")
+    committed(root, "README.md", "about this line\n")
+    git.run(root, "branch", "mine")
+    git.run(root, "tag", "mine-too")
+    (root / "notes.txt").write_text("mine")
+    MlflowClient(tracking_uri=tracking.uri(layout.Layout(root))).set_model_version_tag("small", "1", "approved", "yes")
+    said = otmf("verify", "--line", root).stdout.splitlines()[-2]
+    assert said.startswith("not covered: ")
+    named = said.removeprefix("not covered: ").split(", ")
+    assert named == [
+        "heads mine",
+        "tags mine-too",
+        "README.md (since v2)",
+        "params.yaml (since v2)",
+        "notes.txt",
+        ".git/config",
+        "registry: v1: tags approved",
+    ]
+
+
+def test_line_of_another_user_is_not_called_damaged(otmf, root) -> None:
+    done = otmf("verify", "--line", root, code=1, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    assert "BAD" not in done.stdout
+    assert "detected dubious ownership in repository at" in done.stderr
+    assert f"git config --global --add safe.directory {root}" in done.stderr
+    said = otmf("status", "--line", root, code=1, GIT_TEST_ASSUME_DIFFERENT_OWNER="1").stderr
+    assert f"git config --global --add safe.directory {root}" in said
 
 
 def test_store_that_is_not_there_is_not_made_by_looking(otmf, root) -> None:
