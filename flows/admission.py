@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import clones, cutting, encoders, fetching, landing, process, repro, workspace
+from flows import branch, clones, cutting, encoders, fetching, landing, process, repro, workspace
 from otmf import cards, datasets, descent, gathering, images, layout, limits, lineage, sequence, settings, splits
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     """The line and the card, with everything checked that takes no work: before a server or an interpreter starts."""
     line = workspace.open_line(root)
+    branch.require(line.root)
     card = cards.read(card_path)
     if card.source != cards.PACKAGED:
         gathering.resolve(card, card_path.resolve().parent)

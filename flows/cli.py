@@ -143,8 +143,8 @@ def retire(
 
     with clear_failures():
         found = workspace.open_line(line)
-        retraining.require_retirable(found, task)
         _require_free(found, wait)
+        retraining.require_retirable(found, task)
         with warm.interpreter(), server.connected(found):
             done = retraining.retire(str(found.root), task, reason, wait)
         _print_retrained(done)

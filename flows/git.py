@@ -17,7 +17,18 @@ from flows.git_settings import SETTINGS
 __all__ = ["SETTINGS", "Objects", "commands", "environment", "name", "run"]
 # What may put a name into the history, and what looks at the files of a folder.
 _SIGNED = ("cherry-pick", "commit", "commit-tree", "fetch", "merge", "push", "tag")
-_OF_FILES = ("add", "checkout", "cherry-pick", "commit", "diff", "merge", "read-tree", "reset", "status", "update-index")
+_OF_FILES = (
+    "add",
+    "checkout",
+    "cherry-pick",
+    "commit",
+    "diff",
+    "merge",
+    "read-tree",
+    "reset",
+    "status",
+    "update-index",
+)
 _PLAIN = {name: ("--no-ext-diff", "--no-textconv") for name in ("diff", "log", "show")} | {
     "status": ("--ignore-submodules=all",),
     "fetch": ("--no-recurse-submodules", "--upload-pack=git-upload-pack"),

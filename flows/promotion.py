@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows import clones, failures, git, kept, landing, records, registry, repro, tracking, versions, workspace
+from flows import branch, clones, failures, git, kept, landing, records, registry, repro, tracking, versions, workspace
 from otmf import errors, layout, settings
 from otmf.statements import Decision
 
@@ -25,17 +25,17 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
     """
     reason = versions.reason(reason)
     with landing.turn(line, patience=wait, say=log):
-        branch = kept.branches(line).get(task)
-        if branch is None:
+        attempted = kept.branches(line).get(task)
+        if attempted is None:
             raise workspace.WorkspaceError(
                 f"expected a refused attempt ({', '.join(kept.branches(line)) or 'there is none'}); received {task!r}; choose one"
             )
-        if kept.moved_on(line, branch):
+        if kept.moved_on(line, attempted):
             raise workspace.WorkspaceError(
                 f"expected the line to stand where {task} was refused; received a line that has moved on; onboard the card "
                 "again with --override REASON"
             )
-        commit = _commit(line, branch)
+        commit = _commit(line, attempted)
         records.require_refused(line.root, commit, task)
         attempt = clones.begin(line, f"_promote-{task}", outputs=False)
         git.run(attempt.root, "cherry-pick", "--no-commit", commit)
@@ -75,7 +75,12 @@ def roll_back(
 
 
 def serving(line: layout.Layout) -> layout.Layout:
-    """The line as it was when its champion was made: where predictions come from."""
+    """The line as it was when its champion was made: where predictions come from.
+
+    Raises:
+        WorkspaceError: if HEAD is elsewhere than on the line's branch: what serves does not change with what is looked at.
+    """
+    branch.require(line.root)
     champion = versions.champion(versions.history(line.root))
     if champion is None:
         return line

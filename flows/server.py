@@ -20,7 +20,10 @@ from otmf import errors, layout
 
 PATIENCE = 180.0
 _THEIRS = "PREFECT_"  # settings of a server that somebody has elsewhere: its database, its password
-_SAY = ("PREFECT_LOGGING_", "PREFECT_API_URL")  # what of a user's settings a command heeds that starts a server of its own
+_SAY = (
+    "PREFECT_LOGGING_",
+    "PREFECT_API_URL",
+)  # what of a user's settings a command heeds that starts a server of its own
 AGENTS = "gpu"  # the work pool of agents
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows import failures, process, recorded, versions, workspace
+from flows import branch, failures, open_ends, process, recorded, versions, workspace
 from otmf import errors, layout, ledger
 from otmf.environment import WARM
 
@@ -40,8 +40,10 @@ def point(line: layout.Layout) -> int:
     """Brings the notice in line with the champion, whose files lie in a clone of its own; returns its version.
 
     Raises:
-        WorkspaceError: if the line has no version, or DVC's cache has not all of it.
+        WorkspaceError: if the line has no version, DVC's cache has not all of it, or HEAD is elsewhere than on the line's branch: what
+            serves does not change with what is looked at.
     """
+    branch.require(line.root)
     records = [record for record in ledger.read(line.root) if record.statement.decision.version is not None]
     champion = versions.champion([record.statement.decision for record in records])
     if champion is None:
@@ -79,6 +81,7 @@ def serve(line: layout.Layout, *, host: str, port: int, limits: Mapping[str, Any
         try:
             _require_free(host, port)
             line.private.mkdir(exist_ok=True)
+            open_ends.complete(line, say)
             point(line)
             ending.server = _start(line, host, port, limits)
             _keep_following(line, ending.server, say)

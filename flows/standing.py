@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from flows import git, inbox, kept, progress, versions, workspace
+from flows import branch, git, inbox, kept, progress, versions, workspace
 from otmf import gate, layout, settings
 
 SHOWN = 5  # refused submissions, the latest first
@@ -67,7 +67,14 @@ def _running(line: layout.Layout) -> list[str]:
 def sentences(line: layout.Layout) -> list[str]:
     """Sentences on which version serves, which one before, and what the gate refused."""
     entries = versions.history(line.root)
-    found = []
+    away = branch.elsewhere(line.root)
+    found = (
+        [
+            f"HEAD is not on {branch.NAME} but at {away}: what is shown here is of that commit, and nothing can be changed"
+        ]
+        if away
+        else []
+    )
     for role, entry in (("Champion", versions.champion(entries)), ("Before it", versions.previous(entries))):
         if entry is not None:
             found.append(f"{role}: {versions.describe(entry)}, {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}")
@@ -77,11 +84,11 @@ def sentences(line: layout.Layout) -> list[str]:
             f"The line itself stands at v{newest.version} ({newest.step}, {newest.task}): the next task is merged onto it; "
             f"otmf retire {newest.task} --reason ... takes it out"
         )
-    for task, branch in kept.branches(line).items():
-        said = git.run(line.root, "log", "-1", "--format=%b", branch).strip()
-        kind = "In quarantine" if branch.startswith("quarantined/") else "Refused"
+    for task, name in kept.branches(line).items():
+        said = git.run(line.root, "log", "-1", "--format=%b", name).strip()
+        kind = "In quarantine" if name.startswith("quarantined/") else "Refused"
         way = f"otmf promote {task} --reason ..."
-        if kept.moved_on(line, branch):  # it would not land any more
+        if kept.moved_on(line, name):  # it would not land any more
             way = "as the line has moved on, onboard it again with --override REASON"
         found.append(f"{kind}: {task}: {said}; change its card and onboard it again, or {way}")
     return found

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
+import os
 import random
 import shutil
 import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from flows import git, keyring, process, registry, server, tracking, versions, warm
@@ -74,17 +77,14 @@ def troubles(
     verified = otmf("verify")
     if verified.code != 0:
         found.append(f"verify: {[text for text in verified.said.splitlines() if 'BAD' in text or 'otmf:' in text][:3]}")
-    again = otmf(*arguments)
-    if again.code != 0 and not again.said.rstrip().rpartition("\n")[2].startswith("otmf: expected"):
-        found.append(f"{name} again: {again.said[-300:]}")
-    following = otmf("rollback", "--reason", "next")
+    following = otmf(*arguments)
+    if following.code != 0:  # it had landed: there is nothing more of it to do
+        if not following.said.rstrip().rpartition("\n")[2].startswith("otmf: expected"):
+            found.append(f"{name} again: {following.said[-300:]}")
+        following = otmf("rollback", "--reason", "next")
     if following.code != 0:
         found.append(f"next change: {following.said[-300:]}")
-    found += _unsound(line, before)
-    last = otmf("verify")
-    if last.code != 0:
-        found.append(f"verify after the next change: {[text for text in last.said.splitlines() if 'BAD' in text][:3]}")
-    return found
+    return found + _unsound(line, before)
 
 
 def _unsound(line: layout.Layout, before: str) -> list[str]:
@@ -126,14 +126,77 @@ def restore(pristine: Path, line: layout.Layout) -> None:
     subprocess.run(["cp", "--archive", str(pristine), str(line.root)], check=True)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """One point of a command: what happens there, and what was not as it has to be afterwards."""
+
+    command: str
+    kind: str
+    point: int
+    wrong: tuple[str, ...] = ()
+
+
+def chosen(line: layout.Layout, pristine: Path, known: Mapping[str, list[str]], points: int, names: list[str], seed: int,
+           environment: Mapping[str, str]) -> tuple[list[Tried], dict[tuple[str, str], int]]:  # fmt: skip
+    """Points to try, and how many each command has of each kind."""
+    rng, total = random.Random(seed), sum(WEIGHTS[one] for one in names)
+    found, counted = [], {}
+    for command in names:
+        share = max(len(faulty.KINDS), round(points * WEIGHTS[command] / total))
+        for place, kind in enumerate(faulty.KINDS):
+            restore(pristine, line)
+            counting = "git-" if kind.startswith("git-") else ""
+            words = [*known[command], "--line", str(line.root)]
+            clean = faulty.run(line.root, words, environment=environment, kind=counting)
+            if clean.code != 0:
+                raise SystemExit(f"{command} fails without a fault: {clean.said}")
+            counted[command, kind] = clean.points
+            number = share // len(faulty.KINDS) + (place < share % len(faulty.KINDS))
+            picked = rng.sample(range(1, clean.points + 1), min(number, clean.points))
+            found += [Tried(command, kind, point) for point in picked]
+    rng.shuffle(found)
+    return found, counted
+
+
+def attempted(
+    one: Tried, line: layout.Layout, pristine: Path, arguments: list[str], environment: Mapping[str, str]
+) -> Tried:
+    """A point, tried on a copy of the line."""
+    restore(pristine, line)
+    before = git.run(line.root, "rev-parse", "HEAD").strip()
+    words = [*arguments, "--line", str(line.root)]
+    done = faulty.run(line.root, words, environment=environment, kind=one.kind, point=one.point)
+    wrong = [f"a trace in the command itself: {done.said[-600:]}"] if "Traceback" in done.said else []
+    wrong += troubles(line, before, one.command, arguments, environment)
+    for said in wrong:
+        print(f"BAD {one.command} {one.kind} {one.point}: {said}", flush=True)
+    return replace(one, wrong=tuple(wrong))
+
+
+def at_once(asked: list[Tried], work: Callable[[Tried, int], Tried], jobs: int, folder: Path) -> list[Tried]:
+    """All points, tried by some processes at a time."""
+    for job in range(jobs):
+        if os.fork() == 0:
+            try:
+                done = [asdict(work(one, job)) for one in asked[job::jobs]]
+                (folder / f"{job}.json").write_text(json.dumps(done), encoding="utf-8")
+            finally:
+                os._exit(0)
+    for _ in range(jobs):
+        os.wait()
+    rows = [row for job in range(jobs) for row in json.loads((folder / f"{job}.json").read_text(encoding="utf-8"))]
+    return [Tried(**{**row, "wrong": tuple(row["wrong"])}) for row in rows]
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--points", type=int, default=200)
     asked.add_argument("--command", nargs="*", default=list(WEIGHTS))
     asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--jobs", type=int, default=2)
+    asked.add_argument("--output", type=Path, help="page of evidence to write")
     given = asked.parse_args()
-    rng, begun = random.Random(given.seed), time.monotonic()
-    tried, bad, counted = collections.Counter(), [], {}
+    begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="otmf-faults-") as name,
         warm.interpreter() as stages,
@@ -149,60 +212,44 @@ def main() -> None:
         }
         faulty.prepare(environment)
         line = line_of(folder, environment)
-        pristine = folder / "pristine"
+        pristine, known = folder / "pristine", commands(folder / "cards")
         shutil.copytree(line.root, pristine, symlinks=True)
-        before = git.run(line.root, "rev-parse", "HEAD").strip()
-        known, total = commands(folder / "cards"), sum(WEIGHTS[one] for one in given.command)
-        for command in given.command:
-            arguments = known[command]
-            share = max(len(faulty.KINDS), round(given.points * WEIGHTS[command] / total))
-            for place, kind in enumerate(faulty.KINDS):
-                number = share // len(faulty.KINDS) + (place < share % len(faulty.KINDS))
-                restore(pristine, line)
-                clean = faulty.run(
-                    line.root,
-                    [*arguments, "--line", str(line.root)],
-                    environment=environment,
-                    kind="git-" if kind.startswith("git-") else "",
-                )
-                if clean.code != 0:
-                    raise SystemExit(f"{command} fails without a fault: {clean.said}")
-                counted[command, kind] = clean.points
-                for point in sorted(rng.sample(range(1, clean.points + 1), min(number, clean.points))):
-                    restore(pristine, line)
-                    done = faulty.run(
-                        line.root,
-                        [*arguments, "--line", str(line.root)],
-                        environment=environment,
-                        kind=kind,
-                        point=point,
-                    )
-                    wrong = troubles(line, before, command, arguments, environment)
-                    if "Traceback" in done.said:
-                        wrong.append(f"a trace in the command itself: {done.said[-600:]}")
-                    tried[command, kind] += 1
-                    bad += [(command, kind, point, said) for said in wrong]
-                    for said in wrong:
-                        print(f"BAD {command} {kind} {point}: {said}", flush=True)
+        points, counted = chosen(line, pristine, known, given.points, given.command, given.seed, environment)
+        restore(pristine, line)  # what MLflow holds of the copies lies there
+
+        def work(one: Tried, job: int) -> Tried:
+            copy = layout.Layout(folder / f"copy-{job}" / "small")
+            copy.root.parent.mkdir(exist_ok=True)
+            return attempted(one, copy, pristine, known[one.command], environment)
+
+        rows = at_once(points, work, given.jobs, folder)
     command = f"python -m tests.benchmarks.bench_faults --points {given.points} --seed {given.seed}"
-    print(machine.heading("Kills, full disks and failures of git", command))
-    print(f"{(time.monotonic() - begun) / 60:.0f} minutes.\n")
-    print(
-        "| command | "
-        + " | ".join(faulty.KINDS)
-        + " | points there are |\n| --- | "
-        + "--: | " * (len(faulty.KINDS) + 1)
+    page = (
+        machine.heading("Kills, full disks and failures of git", command)
+        + "\n"
+        + table(rows, counted, given.command, begun)
     )
-    for command in given.command:
-        cells = [str(tried[command, kind]) for kind in faulty.KINDS]
-        print(
-            f"| `{' '.join(known[command][:1])}` | {' | '.join(cells)} | {counted[command, 'kill']} and {counted[command, 'git-dies']} of git |"
-        )
-    whole = sum(tried.values()) - len({one[:3] for one in bad})
-    print(
-        f"\n{whole} of {sum(tried.values())} points left the line whole, and decision and registry agreeing after the next command."
-    )
-    raise SystemExit(bool(bad))
+    print(page)
+    if given.output:
+        given.output.write_text(page, encoding="utf-8")
+    raise SystemExit(any(row.wrong for row in rows))
+
+
+def table(rows: list[Tried], counted: Mapping[tuple[str, str], int], names: list[str], begun: float) -> str:
+    """What came of it, as Markdown."""
+    tried = collections.Counter((row.command, row.kind) for row in rows)
+    lines = ["| command | " + " | ".join(faulty.KINDS) + " | writes and starts it has | calls of git it has |"]
+    lines.append("| --- |" + " --: |" * (len(faulty.KINDS) + 2))
+    for name in names:
+        cells = [str(tried[name, kind]) for kind in faulty.KINDS] + [
+            str(counted[name, kind]) for kind in ("kill", "git-dies")
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    whole = sum(not row.wrong for row in rows)
+    lines += ["", f"{whole} of {len(rows)} points left the line whole, with decision and registry agreeing after the next command "
+              f"({(time.monotonic() - begun) / 60:.0f} minutes)."]  # fmt: skip
+    lines += [f"- {row.command}, {row.kind} at {row.point}: {said}" for row in rows for said in row.wrong]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

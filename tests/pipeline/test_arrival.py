@@ -132,7 +132,7 @@ def test_event_that_prefect_refuses_starts_nothing(root, worker, prefect_server,
 def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, root, worker, tmp_path) -> None:
     """The first is long enough in its merge for the others to be trained meanwhile."""
     known = len(tasks(root))
-    makers.card(tmp_path / "zebra", "zebra", seed=5, merge={"steps": 800, "objective": "sinkhorn_divergence"})
+    makers.card(tmp_path / "zebra", "zebra", seed=5, merge={"steps": 1500, "objective": "sinkhorn_divergence"})
     for seed, name in enumerate(("ant", "mole"), start=6):
         makers.card(tmp_path / name, name, seed=seed)
     for name in ("zebra", "ant", "mole", "ant", "zebra"):

@@ -1,0 +1,99 @@
+"""Looking at an earlier version with git changes nothing of what serves, of what is decided, of what the registry is told."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli, git, keyring, promotion, registry, serving, standing, tracking, workspace
+from otmf import layout
+from tests import makers
+from tests.flows.test_promotion import accept, aliases
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A line with two versions, to be copied."""
+    line = workspace.open_line(makers.line(tmp_path_factory.mktemp("made") / "line"))
+    for task in ("one", "two"):
+        accept(line, task)
+    return line.root
+
+
+@pytest.fixture
+def line(two, tmp_path) -> layout.Layout:
+    shutil.copytree(two, tmp_path / "line", symlinks=True)
+    found = workspace.open_line(tmp_path / "line")
+    registry.follow(tracking.prepare(found, "small"), found, "line")
+    git.run(found.root, "checkout", "--quiet", "model/v1")
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rollback", "--reason", "x"],
+        ["promote", "three", "--reason", "x"],
+        ["keys", "new", "--reason", "x"],
+        ["retrain"],
+        ["retire", "one", "--reason", "x"],
+        ["predict", "--task", "one", "x.png"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_command_that_changes_or_serves_is_refused_before_anything_starts(line, arguments) -> None:
+    before = state(line)
+    done = CliRunner().invoke(cli.app, [*arguments, "--line", str(line.root)])
+    assert done.exit_code == 1
+    assert "received a detached HEAD at model/v1; go back with `git checkout main`" in done.stderr, done.stderr
+    assert state(line) == before
+    assert aliases(line) == {"champion": "2", "previous": "1"}
+    assert not (line.private / "prefect").exists()
+
+
+def test_card_is_refused_as_well(line, tmp_path) -> None:
+    before = state(line)
+    card = makers.card(tmp_path / "cards", "three")
+    done = CliRunner().invoke(cli.app, ["onboard", str(card), "--line", str(line.root)])
+    assert "received a detached HEAD at model/v1" in done.stderr
+    assert state(line) == before
+
+
+def test_what_serves_stays_as_it_was(line) -> None:
+    for work in (serving.point, promotion.serving):
+        with pytest.raises(workspace.WorkspaceError, match="received a detached HEAD at model/v1"):
+            work(line)
+
+
+def test_registry_is_not_told_of_what_is_looked_at(line) -> None:
+    with pytest.raises(workspace.WorkspaceError, match="received a detached HEAD"):
+        registry.follow(tracking.prepare(line, "small"), line, "line")
+    assert aliases(line) == {"champion": "2", "previous": "1"}
+
+
+def test_status_says_so(line) -> None:
+    assert standing.sentences(line)[0].startswith("HEAD is not on main but at a detached HEAD at model/v1")
+
+
+def test_back_on_the_branch_decisions_go_on(line) -> None:
+    git.run(line.root, "checkout", "--quiet", "main")
+    promotion.roll_back(line, None, by="ada", reason="x", log=print)
+    assert aliases(line) == {"champion": "1", "previous": "2"}
+    assert keyring.new(line, by="ada", reason="x", log=print).keyid
+
+
+def test_branch_moved_back_by_hand_is_refused_and_the_tag_stays(line) -> None:
+    git.run(line.root, "checkout", "--quiet", "main")
+    tag = git.run(line.root, "rev-parse", "model/v2")
+    git.run(line.root, "reset", "--quiet", "--hard", "model/v1")
+    done = CliRunner().invoke(cli.app, ["rollback", "v1", "--reason", "x", "--line", str(line.root)])
+    assert "received tag model/v2, whose commit is not on it" in done.stderr
+    assert git.run(line.root, "rev-parse", "model/v2") == tag
+
+
+def state(line: layout.Layout) -> list[str]:
+    asked = (("rev-parse", "HEAD"), ("rev-parse", "main"), ("show-ref",), ("status", "--porcelain"))
+    return [git.run(line.root, *arguments) for arguments in asked]
