@@ -56,7 +56,7 @@ def deploy(
     ] = None,
 ) -> None:
     """Register the line on the Prefect server of PREFECT_API_URL: work pools, the deployments of its prefect.yaml, automations."""
-    from flows import server, workspace
+    from flows import open_ends, server, workspace
 
     with clear_failures():
         found = workspace.open_line(line)
@@ -66,6 +66,7 @@ def deploy(
             names = deployment.register(
                 found, sweep_seconds=sweep, retrain_cron=retrain_cron, with_agents=agents, notify=notify
             )
+        open_ends.complete(found, out.print)
         out.print(f"Registered: {', '.join(names)}")
         out.print(f"Start a worker with: {me()} worker")
         if agents:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -122,8 +123,15 @@ def _aliases(line: layout.Layout) -> list[str]:
 
 
 def restore(pristine: Path, line: layout.Layout) -> None:
+    """A copy of the line, whose tracking store keeps its artifacts within the copy."""
     shutil.rmtree(line.root, ignore_errors=True)
     subprocess.run(["cp", "--archive", str(pristine), str(line.root)], check=True)
+    database = line.tracking / "mlflow.db"
+    before = f"file://{pristine.with_name('small')}/"
+    with contextlib.closing(sqlite3.connect(database)) as found:
+        for column, name in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            found.execute(f"update {column} set {name} = replace({name}, ?, ?)", (before, f"file://{line.root}/"))
+        found.commit()
 
 
 @dataclass(frozen=True)
