@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -40,7 +42,9 @@ def checked(bundle: Path, key: Path) -> subprocess.CompletedProcess:
 
 def test_bundle_is_verified_without_otmf(bundle, made) -> None:
     done = checked(*bundle)
-    assert (done.returncode, done.stdout.startswith("ok: 3 records, ")) == (0, True), done.stderr
+    assert (done.returncode, done.stdout.startswith("ok: 3 records, ")) == (0, True), done.stdout + done.stderr
+    model = hashlib.sha256((made / "data/models/merged/s02/model.safetensors").read_bytes()).hexdigest()
+    assert done.stdout.splitlines()[-1] == f"proved: line small, v2, task second, encoder sha256 {model}"
     files = {
         path.relative_to(bundle[0] / "files").as_posix() for path in (bundle[0] / "files").rglob("*") if path.is_file()
     }
@@ -83,6 +87,30 @@ def test_bundle_that_was_altered_is_not(bundle, tmp_path) -> None:
     stranger = keys.new(tmp_path / "stranger.pem").public_key
     (tmp_path / "stranger.pub").write_text(keys.pem(stranger))
     assert "no record names your key" in checked(folder, tmp_path / "stranger.pub").stdout
+
+
+def test_bundle_under_the_name_of_another_version_is_not_verified(bundle, made, otmf, tmp_path) -> None:
+    folder, key = bundle
+    otmf("verify", "v1", "--line", made, "--bundle", tmp_path / "v1")
+    assert "proved: line small, v1, task first" in checked(tmp_path / "v1", key).stdout
+    for name in ("README.md", "contents.json"):
+        shutil.copytree(tmp_path / "v1", tmp_path / "copy")
+        shutil.copyfile(folder / name, tmp_path / "copy" / name)
+        done = checked(tmp_path / "copy", key)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "proved: nothing"), name
+        shutil.rmtree(tmp_path / "copy")
+    for claim in ({"version": True}, {"version": 9}, {"version": "1"}, {"more": 1}, {"files": []}):
+        shutil.copytree(tmp_path / "v1", tmp_path / "copy")
+        contents = json.loads((tmp_path / "copy/contents.json").read_text()) | claim
+        (tmp_path / "copy/contents.json").write_text(json.dumps(contents))
+        assert checked(tmp_path / "copy", key).stdout.splitlines()[-1] == "proved: nothing", claim
+        shutil.rmtree(tmp_path / "copy")
+    for old, new in (("small v1", "other v1"), ("version v1", "version v1 and v2"), ("# ", "## ")):
+        shutil.copytree(tmp_path / "v1", tmp_path / "copy")
+        path = tmp_path / "copy/README.md"
+        path.write_text(path.read_text().replace(old, new, 1))
+        assert "BAD README.md is of another version than small v1" in checked(tmp_path / "copy", key).stdout, new
+        shutil.rmtree(tmp_path / "copy")
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
