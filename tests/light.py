@@ -8,8 +8,10 @@ For tests of what happens around a chain: landings, decisions, kills, full disks
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -101,9 +103,20 @@ STAGES = {"pretrained": _pretrained, "finetune": _finetune, "extract": _extract,
           "head_tune": _head_tune, "evaluate": _evaluate}  # fmt: skip
 
 
+def _wait(stage: str) -> None:
+    """Where a test has named a folder of gates: says that the stage is there, and waits until it may go on."""
+    gates = os.environ.get("OTMF_TEST_GATES")
+    if gates:
+        (Path(gates) / f"{stage}.at").touch()
+        end = time.monotonic() + 120
+        while not (Path(gates) / stage).exists() and time.monotonic() < end:
+            time.sleep(0.02)
+
+
 def main(name: str, key: str = "") -> None:
     if not re.fullmatch(r"[a-z0-9_-]*", key):
         raise SystemExit(f"expected a task or a step; received {key!r}")
+    _wait(name.replace("_", "-") + (f"@{key}" if key else ""))
     content = YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8"))
     STAGES[name](layout.Layout(Path()), key, content)
 

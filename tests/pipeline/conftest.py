@@ -32,13 +32,10 @@ def warm_interpreter() -> Iterator[dict[str, str]]:
 def otmf(prefect_server, warm_interpreter, tmp_path_factory):
     """Runs the command as a user would; returns the finished process."""
 
+    common = {"PREFECT_API_URL": prefect_server, "HOME": str(tmp_path_factory.getbasetemp()), **warm_interpreter}
+
     def run(*arguments: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
-        extra = {
-            "PREFECT_API_URL": prefect_server,
-            "HOME": str(tmp_path_factory.getbasetemp()),
-            **warm_interpreter,
-            **environment,
-        }
+        extra = {**common, **environment}
         extra = {key: value for key, value in {**process.environment(), **extra}.items() if value != ""}
         done = subprocess.run(
             [str(Path(sys.executable).parent / "otmf"), *map(str, arguments)],
@@ -48,6 +45,7 @@ def otmf(prefect_server, warm_interpreter, tmp_path_factory):
             assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
         return done
 
+    run.environment = common
     return run
 
 
