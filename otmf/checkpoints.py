@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-import pickle
 import secrets
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from otmf import _pickled, _written, task_vectors
+from otmf import _pickled, _written, foreign, task_vectors
 from otmf.deferred import Deferred
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -125,18 +123,17 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix.lower() not in PICKLES:
         return load(path)
-    try:
+    with (
+        foreign.reading(
+            lambda _: CheckpointError(
+                f"expected a pickle of tensors alone in {path.name}; received one that holds code or is damaged; "
+                "nothing of it was run; save the state dict with safetensors"
+            )
+        ),
+        warnings.catch_warnings(action="ignore"),
+    ):
         _pickled.check(path)
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, OSError,
-        MemoryError, OverflowError, RecursionError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        raise CheckpointError(
-            f"expected a pickle of tensors alone in {path.name}; received one that holds code or is damaged; "
-            "nothing of it was run; save the state dict with safetensors"
-        ) from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(
@@ -201,10 +198,9 @@ def check_finite(state: Mapping[str, Tensor], *, name: str) -> None:
 def _opened(path: Path):
     if not path.is_file():
         raise CheckpointError(f"expected a file of weights; received {path}, which does not exist; check the path")
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
+    with foreign.reading(
+        lambda reason: CheckpointError(
             f"expected a whole safetensors file; received {path.name} ({reason}); copy it again or save it anew"
-        ) from error
+        )
+    ):
+        return safe_open(path, framework="pt", device="cpu")

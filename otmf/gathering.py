@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from otmf import cards, datasets, embedded, images, plain_json, splits, texts
+from otmf import cards, datasets, embedded, foreign, images, plain_json, splits, texts
 
 MIXTURE = "mixture"
 INDEX = ".safetensors.index.json"
@@ -114,12 +114,12 @@ def _copy_encoder(card: cards.BaseCard, source: Path, base: Path, folder: Path) 
                 f"expected a folder with config.json, tokenizer.json and model.safetensors as the base's `path`; received "
                 f"{card.path!r} without {path.name}; correct the path, or save the model anew"
             )
-    try:
+    with foreign.reading(
+        lambda reason: cards.CardError(
+            f"expected JSON in config.json; received text that does not parse ({reason}); save the model anew"
+        )
+    ):
         config = plain_json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise cards.CardError(
-            f"expected JSON in config.json; received text that does not parse ({error}); save the model anew"
-        ) from error
     for name, path in needed.items():
         shutil.copyfile(path, folder / name)
     backbone = {

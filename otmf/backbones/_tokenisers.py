@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from otmf import foreign
+
 
 def read(path: Path, *, vocabulary: int, length: int, pad: int) -> Tokenizer:
     """The tokeniser of an encoder: it cuts texts and fills none up.
@@ -46,10 +48,9 @@ def opened(path: Path) -> Tokenizer:
     Raises:
         ValueError: if it is not such a file.
     """
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
+    with foreign.reading(
+        lambda reason: ValueError(
             f"expected a tokenizer.json as tokenizers writes it; received {path.name} ({reason}); save it anew"
-        ) from error
+        )
+    ):
+        return Tokenizer.from_file(str(path))

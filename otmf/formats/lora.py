@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from otmf import checkpoints, low_rank, plain_json
+from otmf import checkpoints, foreign, low_rank, plain_json
 from otmf.deferred import whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -192,16 +192,16 @@ def _of(patterns: object, name: str, otherwise: float) -> float:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
+    with foreign.reading(
+        lambda reason: checkpoints.CheckpointError(
+            f"expected PEFT's configuration in {path.name}; received another document ({reason}); save the adapter anew"
+        )
+    ):
         config = plain_json.loads(path.read_text(encoding="utf-8"))
         kind = config["peft_type"]
         other = [key for key in ("use_dora", "trainable_token_indices", "alora_invocation_tokens") if config.get(key)]
         plain = config.get("bias", "none") == "none"
         beginning = config.get("init_lora_weights", True)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise checkpoints.CheckpointError(
-            f"expected PEFT's configuration in {path.name}; received another document; save the adapter anew"
-        ) from error
     if kind == "LORA" and beginning not in _BEGINNINGS:
         raise checkpoints.CheckpointError(
             f"expected an adapter to this line's base as it is; received one whose beginning ({str(beginning)[:40]}) changed the base; save the "

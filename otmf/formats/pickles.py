@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otmf import _pickled
+from otmf import _pickled, foreign
 
 DEEPEST, MOST = 60, 100_000
 _STORAGES = {
@@ -109,23 +109,21 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is no archive of torch.save, is damaged, or holds no module.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
-            if len(names) != 1:
-                raise ValueError("not one data.pkl")
-            _pickled.check_archive(archive)
-            content = archive.read(names[0])
-            found = _Reader(content, archive, names[0].removesuffix("data.pkl")).load()
-    except (
-        zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, KeyError, IndexError, AttributeError, TypeError, ValueError,
-        RuntimeError, RecursionError, MemoryError, ImportError, UnicodeDecodeError, OverflowError, NotImplementedError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"expected a model saved by torch.save in {path.name}; received one that cannot be read without running it ({reason}); "
-            "nothing of it was run; save its state_dict() with safetensors"
-        ) from error
+    with (
+        foreign.reading(
+            lambda reason: ValueError(
+                f"expected a model saved by torch.save in {path.name}; received one that cannot be read without running it ({reason}); "
+                "nothing of it was run; save its state_dict() with safetensors"
+            )
+        ),
+        zipfile.ZipFile(path) as archive,
+    ):
+        names = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
+        if len(names) != 1:
+            raise ValueError("not one data.pkl")
+        _pickled.check_archive(archive)
+        content = archive.read(names[0])
+        found = _Reader(content, archive, names[0].removesuffix("data.pkl")).load()
     tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(found, "", 0, iter(range(MOST))):
         tensors[name] = tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
-from otmf import checkpoints, plain_json
+from otmf import checkpoints, foreign, plain_json
 from otmf.deferred import Deferred
 
 WHOLE = "model.safetensors"
@@ -29,14 +29,13 @@ def shards(index: Path) -> dict[str, Path]:
         raise checkpoints.CheckpointError(
             f"expected an index of at most {LARGEST_INDEX} bytes; received {index.name} with {index.stat().st_size}; save it anew"
         )
-    try:
+    with foreign.reading(
+        lambda reason: checkpoints.CheckpointError(
+            f"expected an index of shards with `weight_map` in {index.name}; received another document ({reason}); save it anew"
+        )
+    ):
         found = plain_json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         named = {str(key): str(name) for key, name in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise checkpoints.CheckpointError(
-            f"expected an index of shards with `weight_map` in {index.name}; received another document ({reason}); save it anew"
-        ) from error
     paths = {name: index.parent / name for name in set(named.values())}
     for name, path in sorted(paths.items()):
         if Path(name).name != name or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
