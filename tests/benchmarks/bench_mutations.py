@@ -1,10 +1,11 @@
 """Whether `otmf verify` finds every alteration of a history, and calls no clean one bad.
 
-    python -m tests.benchmarks.bench_mutations [--mutations N] [--clean N] [--seed N]
+    python -m tests.benchmarks.bench_mutations [--mutations N] [--clean N] [--seed N] [--workers N] [--minutes N]
 
 A line of five steps, signed, with a refusal, a person's override and a rollback. Each mutation alters one file of it at random
 (any record, model, mask, head, picture archive, object of DVC's cache, card, parameter file, result or git reference): a flipped bit, a
-cut, bytes put in, a file taken away, put in, swapped with another or replaced by another. Each is verified and undone. Then clean histories:
+cut, bytes put in, a file taken away, put in, swapped with another or replaced by another; or does one of what `mutation_kinds` lists, to commits,
+references, links, git's index and settings, rows of MLflow's registry. Each is verified, all of the line, and undone. Then clean histories:
 the line with decisions of people on top (rollbacks there and back, new keys, edits that are committed).
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
+import multiprocessing
 import os
 import random
 import shutil
@@ -25,9 +28,9 @@ from pathlib import Path
 from flows import checks, keyring, process, promotion, server, verification, versions, warm, workspace
 from otmf import layout
 from tests import makers
-from tests.benchmarks import bench_recovery, machine
+from tests.benchmarks import bench_recovery, machine, mutation_kinds
 
-KINDS = ("flip", "cut", "put in", "delete", "add", "swap", "substitute")
+FILES = ("flip", "cut", "put in", "delete", "add", "swap", "substitute")
 
 
 def history(folder: Path) -> layout.Layout:
@@ -76,7 +79,16 @@ def targets(line: layout.Layout) -> dict[str, list[Path]]:
         "raw data": root.glob("data/raw/*/**/*"),
         "cache": (root / ".dvc/cache/files/md5").glob("*/*"),
         "card, parameters, result": (root / name for name in tracked if not name.startswith("data/lineage")),
-        "git reference": [*(root / ".git/refs").glob("tags/**/*")],
+        "git reference": [
+            *(root / ".git/refs/tags").rglob("*"),
+            *(root / ".git/refs/heads").rglob("*"),
+            root / ".git/HEAD",
+        ],
+        "git object": [
+            root / ".git/objects" / name[:2] / name[2:]
+            for name in mutation_kinds.git(root, "rev-list", "--objects", "--no-object-names", "HEAD").split()
+        ],
+        "registered model": (root / ".otmf/mlflow/artifacts").glob("*/artifacts/model/v*/data/*"),
     }
     return {kind: sorted(path for path in found if path.is_file()) for kind, found in kinds.items()}
 
@@ -96,6 +108,7 @@ def mutate(root: Path, rng: random.Random, kind: str, path: Path, others: list[P
 
     if kind == "delete" and _spare(path):
         return None
+    path.chmod(path.stat().st_mode | 0o200)  # git's objects and DVC's are read-only
     if kind == "add":
         added = path.with_name(f"{path.stem}_2{path.suffix}")
         if added.exists() or "data" not in path.parts:  # what lies elsewhere in a line belongs to its owner
@@ -143,14 +156,11 @@ def _spare(path: Path) -> bool:
     return any(path.read_bytes() == one.read_bytes() for one in results.rglob("*.json"))
 
 
-def mutations(line: layout.Layout, wanted: int, seed: int) -> tuple[collections.Counter, list[str]]:
+def mutations(line: layout.Layout, wanted: int, seed: int, minutes: float) -> tuple[collections.Counter, list[str]]:
     """Kinds of file and alteration -> number caught; what was missed."""
-    rng, caught, missed = random.Random(seed), collections.Counter(), []
-    while sum(caught.values()) + len(missed) < wanted:
-        found = targets(line)
-        of = rng.choice(list(found))
-        kind, path = rng.choice(KINDS), rng.choice(found[of])
-        undo = mutate(line.root, rng, kind, path, found[of])
+    rng, caught, missed, end = random.Random(seed), collections.Counter(), [], time.monotonic() + 60 * minutes
+    while sum(caught.values()) + len(missed) < wanted and time.monotonic() < end:
+        of, kind, undo = _altered(line, rng)
         if undo is None:
             continue
         said = troubles(line)
@@ -158,11 +168,45 @@ def mutations(line: layout.Layout, wanted: int, seed: int) -> tuple[collections.
         if said:
             caught[(of, kind)] += 1
         else:
-            missed.append(f"{kind} of {path.relative_to(line.root)}")
+            missed.append(f"{kind}: {of}")
             print(f"MISSED {missed[-1]}", flush=True)
         if sum(caught.values()) % 50 == 0:
             print(f"{sum(caught.values())} caught", flush=True)
     return caught, missed
+
+
+def _altered(line: layout.Layout, rng: random.Random) -> tuple[str, str, Callable[[], object] | None]:
+    """Alters a line at random: what, how, and what undoes it; None in its place where nothing changed."""
+    if rng.random() < 0.5:
+        of = rng.choice(list(mutation_kinds.KINDS))
+        return of, "", mutation_kinds.KINDS[of](line.root, rng)
+    found = targets(line)
+    of = rng.choice(list(found))
+    kind, path = rng.choice(FILES), rng.choice(found[of])
+    return of, kind, mutate(line.root, rng, kind, path, found[of])
+
+
+def spread(
+    line: layout.Layout, wanted: int, seed: int, workers: int, minutes: float
+) -> tuple[collections.Counter, list[str]]:
+    """The same over copies of the line, each altered and verified by a process of its own."""
+    copies = []
+    for number in range(workers):
+        copy = line.root.with_name(f"altered-{number}")
+        subprocess.run(["cp", "-a", str(line.root), str(copy)], check=True)
+        mutation_kinds.moved(copy, line.root)
+        if said := troubles(layout.Layout(copy)):
+            raise SystemExit(f"expected a copy that verifies; received {said[:3]}")
+        copies.append(layout.Layout(copy))
+    shares = [wanted // workers + (number < wanted % workers) for number in range(workers)]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        seeds = [seed * workers + number for number in range(workers)]
+        done = list(pool.map(mutations, copies, shares, seeds, [minutes] * workers))
+    left = [f"after all were undone: {check}" for copy in copies for check in troubles(copy)]
+    return sum((caught for caught, _ in done), collections.Counter()), [
+        one for _, missed in done for one in missed
+    ] + left
 
 
 def clean(line: layout.Layout, wanted: int, seed: int, folder: Path) -> list[str]:
@@ -194,9 +238,11 @@ def step(rng: random.Random, line: layout.Layout) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutations", type=int, default=500)
+    parser.add_argument("--mutations", type=int, default=2000)
     parser.add_argument("--clean", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=60, help="after which no more alterations are begun")
     given = parser.parse_args()
     os.environ["OTMF_ACTOR"] = "bench"
     with tempfile.TemporaryDirectory(prefix="otmf-mutations-") as name:
@@ -206,7 +252,7 @@ def main() -> None:
         begun = time.perf_counter()
         troubles(line)
         seconds = time.perf_counter() - begun
-        caught, missed = mutations(line, given.mutations, given.seed)
+        caught, missed = spread(line, given.mutations, given.seed, given.workers, given.minutes)
         after = troubles(line)
         false = clean(line, given.clean, given.seed, folder)
     print(
@@ -214,9 +260,17 @@ def main() -> None:
             "Alterations of a history", f"python -m tests.benchmarks.bench_mutations {' '.join(sys.argv[1:])}".strip()
         )
     )
-    rows = [[of, *(caught[(of, kind)] for kind in KINDS)] for of in sorted({of for of, _ in caught})]
-    print(machine.table(["altered", *KINDS], rows))
-    print(f"{sum(caught.values())} of {given.mutations} caught, {len(missed)} missed: {missed or 'none'}.")
+    rows = [[of, *(caught[(of, kind)] for kind in FILES)] for of in sorted({of for of, kind in caught if kind})]
+    print(machine.table(["file altered", *FILES], rows))
+    print()
+    print(
+        machine.table(
+            ["other alterations", "caught"], [[of, number] for (of, kind), number in sorted(caught.items()) if not kind]
+        )
+    )
+    print(
+        f"{sum(caught.values())} of {sum(caught.values()) + len(missed)} caught, {len(missed)} missed: {missed or 'none'}."
+    )
     print(f"Called bad before and after all were undone: {len(before)} and {len(after)} checks.")
     print(
         f"Clean histories called bad: {len(false)} checks in {given.clean} histories: {false[:3] or 'none'}. One verification: {seconds:.1f} s."
