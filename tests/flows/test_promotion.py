@@ -232,3 +232,17 @@ def test_new_key_stays_where_the_line_could_not_be_moved(line, monkeypatch) -> N
     assert len(list(keyring.folder(line).glob("*.pem"))) == 1, "the remote may know it already"
     with pytest.raises(workspace.WorkspaceError, match="expected a reason; received an empty one"):
         keyring.new(line, by="ada", reason=" ", log=print)
+
+
+def test_kept_attempt_that_was_altered_is_not_promoted(line) -> None:
+    refuse(line, "three")
+    branch = kept.branches(line)["three"]
+    attempted = line.root.parent / "altered"
+    git.run(line.root, "clone", "--quiet", "--branch", branch, str(line.root), str(attempted))
+    (attempted / "prefect.yaml").write_text("altered\n", encoding="utf-8")
+    git.run(attempted, "commit", "--quiet", "--all", "--amend", "--no-edit")
+    git.run(line.root, "fetch", "--quiet", str(attempted), f"+HEAD:refs/heads/{branch}")
+    with pytest.raises(
+        workspace.WorkspaceError, match=r"expected the attempt of three as the record of its refusal names it"
+    ):
+        promotion.promote(line, "three", by="ada", reason="wanted", log=print)
