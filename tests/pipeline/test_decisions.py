@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -91,3 +92,58 @@ def test_promotion_during_an_onboarding_has_it_made_again_on_top(otmf, tmp_path)
         "accepted", "refused", "overridden", "accepted"
     ]  # fmt: skip
     assert re.search(r"\d+ checks hold, 0 do not", otmf("verify", "--unsigned", "--line", line.root).stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rollback", "--reason", "x"],
+        ["keys", "new", "--reason", "x"],
+        ["onboard", "CARD", "--replace"],
+        ["retrain", "one"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_two_at_once_are_done_one_after_the_other_or_one_is_refused(two, otmf, tmp_path, arguments) -> None:
+    """With --wait both are done; a second onboarding of the same card finds nothing to do."""
+    root = tmp_path / "small"
+    shutil.copytree(two.root, root, symlinks=True)
+    card = makers.card(tmp_path / "cards", "four", seed=4)
+    words = [str(card) if word == "CARD" else word for word in arguments]
+    command = [str(Path(sys.executable).parent / "otmf"), *words, "--wait", "120", "--line", str(root)]
+    env = {**process.environment(), **otmf.environment}
+    both = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert "Traceback" not in "".join(said)
+    assert git.run(root, "status", "--porcelain") == ""
+    assert re.search(
+        r"\d+ checks hold, 0 do not", otmf("verify", "--without-registry", "--unsigned", "--line", root).stdout
+    )
+
+
+def test_damaged_databases_are_a_sentence_and_what_is_open_is_noted(two, otmf, tmp_path) -> None:
+    root = tmp_path / "small"
+    shutil.copytree(two.root, root, symlinks=True)
+    line = layout.Layout(root)
+    whole = (line.tracking / "mlflow.db").read_bytes()
+    (line.tracking / "mlflow.db").write_bytes(b"no database")
+    done = otmf("rollback", "--reason", "x", "--line", root)
+    assert "decided, but not yet in the tracking store: expected a tracking store at" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    said = otmf("status", "--line", root).stdout
+    assert "the tracking store and its registry are not told everything yet" in said
+    card = makers.card(tmp_path / "cards", "four", seed=4)
+    refused = otmf("onboard", card, "--line", root, code=1)
+    assert re.search("^otmf: expected a tracking store at .*", refused.stderr, re.MULTILINE)
+    assert "Traceback" not in refused.stdout + refused.stderr
+    (line.tracking / "mlflow.db").write_bytes(whole)
+    assert "were told what they had not been told yet" in otmf("status", "--line", root).stdout
+    (line.private / "prefect").mkdir(exist_ok=True)
+    (line.private / "prefect/prefect.db").write_bytes(b"no database" * 1000)
+    done = otmf("onboard", card, "--line", root, code=1, PREFECT_API_URL="")
+    assert re.search("otmf: expected a Prefect server to start; received: .*; see .*server.log", done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
