@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from flows import (
+    branch,
     checks,
     commit_checks,
     folder_checks,
@@ -41,11 +42,12 @@ def verify(
         with_registry: whether the tracking store's registry is asked as well.
 
     Raises:
-        WorkspaceError: if a wanted version never was.
+        WorkspaceError: if a wanted version never was, or HEAD is elsewhere than on the line's branch.
         ProcessError: if git does not work here, as in a folder of another user.
     """
     with git.Objects(line.root) as objects:
         objects.require()
+        branch.require(line.root)
         if demanded:
             yield record_checks.announced(line.root, trusted)
         yield from _checks(checks.Examined(line, [], objects), wanted, trusted, unsigned, with_registry)
