@@ -10,6 +10,8 @@ from otmf.reference import Reference
 
 
 def registered(found: checks.Examined) -> Iterator[checks.Check]:
+    from flows import pyfunc
+
     line = found.layout
     name = workspace.params(line).line
     if not tracking.there(line):
@@ -31,6 +33,12 @@ def registered(found: checks.Examined) -> Iterator[checks.Check]:
         wrong = [key for key, value in tags.items() if received.get(key) != value]
         trouble = f"expected tag {wrong[0]} {tags[wrong[0]]!r}; received {received.get(wrong[0])!r}" if wrong else ""
         yield checks.Check(f"registry: v{number}", trouble or _reference(found, number, references.get(number)))
+        where = references.get(number)
+        if (
+            where is not None
+            and where.repository != pyfunc.reference(found.layout, found.records, found.models[number]).repository
+        ):
+            yield checks.Check(f"registry: v{number} is fetched from {where.repository}", uncovered=True)
     for number in sorted(set(known.versions) - set(wanted.versions)):
         yield checks.Check(
             f"registry: v{number}",
