@@ -14,7 +14,7 @@ from pathlib import Path
 from flows import git_settings, process
 from flows.git_settings import SETTINGS
 
-__all__ = ["SETTINGS", "Objects", "commands", "environment", "name", "run"]
+__all__ = ["SETTINGS", "Objects", "OfAnotherUser", "commands", "environment", "name", "run"]
 # What may put a name into the history, and what looks at the files of a folder.
 _SIGNED = ("cherry-pick", "commit", "commit-tree", "fetch", "merge", "push", "tag")
 _OF_FILES = (
@@ -37,6 +37,10 @@ _PLAIN = {name: ("--no-ext-diff", "--no-textconv") for name in ("diff", "log", "
 _FOLDER, _REPOSITORY = "40000", "160000"  # modes of what lies in a tree: another tree, another repository
 _ATTRIBUTES = git_settings.ATTRIBUTES.encode()
 _FOREIGN = re.compile(r"detected dubious ownership in repository at '(.+?)'")
+
+
+class OfAnotherUser(process.ProcessError):
+    """A folder in which git does nothing, because another user owns it. The message has git's own remedy."""
 
 
 def run(folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, stdin: str | None = None) -> str:
@@ -81,7 +85,7 @@ def _read(command: Sequence[str], folder: Path, environment: Mapping[str, str], 
         return process.read(command, folder=folder, extra=environment, stdin=stdin)
     except process.ProcessError as error:
         if foreign := _FOREIGN.search(str(error)):
-            raise process.ProcessError(_of_another(foreign.group(1))) from None
+            raise OfAnotherUser(_of_another(foreign.group(1))) from None
         raise
 
 
@@ -159,7 +163,7 @@ class Objects:
         self._run("fsck", "--full", "--no-dangling", "--no-progress")
 
     def require(self) -> None:
-        """Raises ProcessError, with git's own remedy, if git does not work here because the folder is another user's."""
+        """Raises ProcessError if git does not work here; OfAnotherUser, with git's own remedy, where that is the reason."""
         self._run("rev-parse", "--git-dir")
 
     def _run(self, *arguments: str) -> str:

@@ -14,11 +14,13 @@ from flows import (
     commit_checks,
     folder_checks,
     git,
+    process,
     record_checks,
     registry_checks,
     version_checks,
     versions,
 )
+from flows.failures import WorkspaceError
 from otmf import keys, layout
 
 
@@ -42,15 +44,32 @@ def verify(
         with_registry: whether the tracking store's registry is asked as well.
 
     Raises:
-        WorkspaceError: if a wanted version never was, or HEAD is elsewhere than on the line's branch.
-        ProcessError: if git does not work here, as in a folder of another user.
+        WorkspaceError: if a wanted version never was.
+        OfAnotherUser: if git does nothing here because the folder is another user's: nothing is known of it then.
     """
     with git.Objects(line.root) as objects:
-        objects.require()
-        branch.require(line.root)
+        try:
+            objects.require()
+        except git.OfAnotherUser:
+            raise
+        except process.ProcessError as error:
+            yield checks.Check("git", str(error))
+            return
+        if trouble := _elsewhere(line):
+            yield checks.Check("branch", trouble)
+            return
         if demanded:
             yield record_checks.announced(line.root, trusted)
         yield from _checks(checks.Examined(line, [], objects), wanted, trusted, unsigned, with_registry)
+
+
+def _elsewhere(line: layout.Layout) -> str:
+    """What is wrong where HEAD is elsewhere than on the line's branch: what lies there is then not the line as it is now."""
+    try:
+        branch.require(line.root)
+    except (process.ProcessError, WorkspaceError) as error:
+        return str(error)
+    return ""
 
 
 def _checks(

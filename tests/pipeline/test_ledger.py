@@ -253,6 +253,7 @@ ALTERED = {
     "hidden card": (hidden_card, "BAD file data/cards/third.yaml: expected no such file"),
     "replaced": (replaced, "expected no object in place of another; received one"),
     "grafted": (grafted, "BAD git grafts: expected the parents that commits name"),
+    "git's head": (lambda root: (root / ".git/HEAD").write_text("nothing"), "BAD git: expected `git rev-parse --git-dir` to succeed"),
     "tag put in": (lambda root: git.run(root, "tag", "model/v99"), "BAD reference refs/tags/model/v99: expected tags of recorded versions"),
     "refused branch put in": (lambda root: git.run(root, "branch", "rejected/third"), "BAD reference refs/heads/rejected/third: expected a commit that the record of a refusal names"),
     "command in git's configuration": (lambda root: subprocess.run(["git", "config", "filter.x.clean", "cat"], cwd=root, check=True), "BAD git configuration: filter.x.clean"),
