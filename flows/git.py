@@ -253,9 +253,19 @@ class Objects:
         self._reader.stdout.read(1)
         if answer[1] != kind:
             raise process.ProcessError(f"expected {kind} {name} in git; received a {answer[1]}; run git fsck")
+        if (
+            _id(answer[1], content, len(answer[0])) != answer[0]
+        ):  # git reads a loose object without asking whether it is the one
+            raise process.ProcessError(f"expected {kind} {name} in git; received another content; run git fsck")
         return answer[0], content
 
 
 def name(content: bytes) -> str:
     """The id that git gives to a content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return _id("blob", content)
+
+
+def _id(kind: str, content: bytes, length: int = 40) -> str:
+    """The id of an object; as long as repositories of sha1 (40) or sha256 (64) have it."""
+    method = hashlib.sha1 if length == 40 else hashlib.sha256
+    return method(b"%s %d\0" % (kind.encode(), len(content)) + content, usedforsecurity=False).hexdigest()

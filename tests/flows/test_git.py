@@ -314,3 +314,21 @@ def test_folder_of_another_user_is_told_with_gits_own_remedy(repository, tmp_pat
 def test_folder_without_a_repository_is_not_taken_for_part_of_the_one_above(repository) -> None:
     with pytest.raises(process.ProcessError, match="not a git repository"):
         git.run(repository / "deep", "status")
+
+
+def test_object_that_lies_in_the_place_of_another_is_an_error(repository) -> None:
+    """A tree in the place of one below it would be within itself."""
+    names = [
+        git.run(repository, "rev-parse", f"HEAD:{path}").strip() for path in ("deep", "deep/er", "a.txt", "deep/c.txt")
+    ]
+    places = [repository / ".git/objects" / name[:2] / name[2:] for name in names]
+    for place in places:
+        place.chmod(0o644)
+    places[1].write_bytes(places[0].read_bytes())
+    places[2].write_bytes(places[3].read_bytes())
+    with git.Objects(repository) as objects:
+        for read in (lambda: objects.tree("HEAD"), lambda: objects.blob(names[2])):
+            with pytest.raises(
+                process.ProcessError, match=r"received another content; run git fsck|received none|missing"
+            ):
+                read()
