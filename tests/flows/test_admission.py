@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from flows import admission, cli, git, workspace
@@ -180,3 +181,36 @@ def test_git_of_a_hook_does_not_lead_ours_elsewhere(root, tmp_path, monkeypatch)
     expected = git.run(root, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     assert git.run(root, "rev-parse", "HEAD") == expected
+
+
+def test_class_folder_with_a_wrong_name_is_refused_once_and_before_anything_starts(root, tmp_path) -> None:
+    """It took a minute, as a Prefect server was started first, and the sentence came three times."""
+    for part in ("train", "test"):
+        for name in ("red", "gren"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            Image.fromarray(makers.pictures(1, seed=1)[0][0]).save(folder / "a.png")
+    makers.write_yaml(
+        tmp_path / "card.yaml", {"name": "wrong", "source": "folder", "path": "pictures", "classes": ["red", "green"]}
+    )
+    done = CliRunner().invoke(cli.app, ["onboard", str(tmp_path / "card.yaml"), "--line", str(root)])
+    assert done.exit_code == 1
+    assert (done.stdout + done.stderr).count("expected folders named after the classes") == 1, done.stdout + done.stderr
+    assert "received 'gren'" in done.stderr
+    assert str(root / ".otmf") not in done.stderr, "the user's own path, not that of our copy"
+    assert not (root / ".otmf/prefect").exists()
+    assert list((root / ".otmf/incoming").iterdir()) == []
+
+
+def test_picture_that_does_not_decode_is_named_as_the_card_names_it(root, tmp_path) -> None:
+    for part in ("train", "test"):
+        for name in ("red", "green"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            Image.fromarray(makers.pictures(1, seed=1)[0][0]).save(folder / "a.png")
+    (tmp_path / "pictures/train/red/b.png").write_bytes(b"no picture")
+    makers.write_yaml(
+        tmp_path / "card.yaml", {"name": "wrong", "source": "folder", "path": "pictures", "classes": ["red", "green"]}
+    )
+    done = CliRunner().invoke(cli.app, ["onboard", str(tmp_path / "card.yaml"), "--line", str(root)])
+    assert "expected an image that decodes; received pictures/train/red/b.png (in none of the formats" in done.stderr
