@@ -71,7 +71,7 @@ def test_record_says_what_went_in_and_who_made_it(made) -> None:
     assert details.builder.version["torch"]
     assert details.metadata.invocationId
     assert details.metadata.startedOn < details.metadata.finishedOn
-    assert [finding.holds for finding in second.statement.decision.findings] == [True] * 3
+    assert [finding.holds for finding in second.statement.decision.findings] == [True] * 4
     named = {found.name: found for found in definition.resolvedDependencies}
     assert named["git commit"].digest["gitCommit"] == git.run(made, "rev-parse", "model/v2^").strip()
     assert named["git commit"].annotations == {"clean": True}

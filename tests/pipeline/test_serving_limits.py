@@ -32,7 +32,7 @@ def server(served_line, tmp_path_factory) -> Iterator[serving.Served]:
         ("/predict", {"json": {"task": "none", "images": encoded(picture())}}, 404, "expected a task of v2 (first, second); received 'none'"),
         ("/predict/first", {"content": b"not a picture", "headers": PNG}, 400, "received image 1 (in none of the formats PNG"),
         ("/predict/first", {"content": b"", "headers": PNG}, 400, "expected an image that decodes"),
-        ("/predict/first", {"content": picture()[:200], "headers": PNG}, 400, "received image 1 (damaged or cut off)"),
+        ("/predict/first", {"content": picture()[:200], "headers": PNG}, 400, "received image 1 (image file is truncated)"),
         ("/predict/first", {"content": large(30_000, 30_000), "headers": PNG}, 413, "of at most 70000000 pixels"),
         ("/predict/first", {"content": large(8_100, 8_100), "headers": PNG}, 400, "of at most 64000000 pixels"),
         ("/predict/first", {"content": picture()}, 415, "expected the content type image/* or application/octet-stream; received none"),
