@@ -183,17 +183,22 @@ def test_git_of_a_hook_does_not_lead_ours_elsewhere(root, tmp_path, monkeypatch)
     assert git.run(root, "rev-parse", "HEAD") == expected
 
 
+def of_pictures(folder: Path, *names: str) -> Path:
+    """A card of the classes red and green, with a picture for each part in folders of some names."""
+    for part in ("train", "test"):
+        for name in names:
+            place = folder / "pictures" / part / name
+            place.mkdir(parents=True)
+            Image.fromarray(makers.pictures(1, seed=1)[0][0]).save(place / "a.png")
+    path = folder / "card.yaml"
+    makers.write_yaml(path, {"name": "wrong", "source": "folder", "path": "pictures", "classes": ["red", "green"]})
+    return path
+
+
 def test_class_folder_with_a_wrong_name_is_refused_once_and_before_anything_starts(root, tmp_path) -> None:
     """It took a minute, as a Prefect server was started first, and the sentence came three times."""
-    for part in ("train", "test"):
-        for name in ("red", "gren"):
-            folder = tmp_path / "pictures" / part / name
-            folder.mkdir(parents=True)
-            Image.fromarray(makers.pictures(1, seed=1)[0][0]).save(folder / "a.png")
-    makers.write_yaml(
-        tmp_path / "card.yaml", {"name": "wrong", "source": "folder", "path": "pictures", "classes": ["red", "green"]}
-    )
-    done = CliRunner().invoke(cli.app, ["onboard", str(tmp_path / "card.yaml"), "--line", str(root)])
+    card = of_pictures(tmp_path, "red", "gren")
+    done = CliRunner().invoke(cli.app, ["onboard", str(card), "--line", str(root)])
     assert done.exit_code == 1
     assert (done.stdout + done.stderr).count("expected folders named after the classes") == 1, done.stdout + done.stderr
     assert "received 'gren'" in done.stderr
@@ -203,14 +208,7 @@ def test_class_folder_with_a_wrong_name_is_refused_once_and_before_anything_star
 
 
 def test_picture_that_does_not_decode_is_named_as_the_card_names_it(root, tmp_path) -> None:
-    for part in ("train", "test"):
-        for name in ("red", "green"):
-            folder = tmp_path / "pictures" / part / name
-            folder.mkdir(parents=True)
-            Image.fromarray(makers.pictures(1, seed=1)[0][0]).save(folder / "a.png")
+    card = of_pictures(tmp_path, "red", "green")
     (tmp_path / "pictures/train/red/b.png").write_bytes(b"no picture")
-    makers.write_yaml(
-        tmp_path / "card.yaml", {"name": "wrong", "source": "folder", "path": "pictures", "classes": ["red", "green"]}
-    )
-    done = CliRunner().invoke(cli.app, ["onboard", str(tmp_path / "card.yaml"), "--line", str(root)])
+    done = CliRunner().invoke(cli.app, ["onboard", str(card), "--line", str(root)])
     assert "expected an image that decodes; received pictures/train/red/b.png (in none of the formats" in done.stderr
