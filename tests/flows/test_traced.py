@@ -33,8 +33,9 @@ def line(tmp_path) -> layout.Layout:
 
 def predicted(line: layout.Layout, number: int, **other: object) -> None:
     record = ledger.read(line.root)[number - 1]
-    entry = {"prediction_id": f"v{number}-abc", "version": number, "record": record.name, "record_sha256": record.sha256,
-             "sha256": record.statement.decision.sha256, **other}  # fmt: skip
+    entry = {"prediction_id": f"v{number}-abc", "version": number, "step": f"s0{number}", "sha256": record.statement.decision.sha256,
+             "record": record.name, "record_sha256": record.sha256, "task": "one", "at": "2026-01-01T00:00:00+00:00", "images": [],
+             "results": [], **other}  # fmt: skip
     serving.log(line).mkdir(parents=True, exist_ok=True)
     (serving.log(line) / "2026-01-01.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
 
