@@ -153,7 +153,7 @@ def _gathered(line: layout.Layout, card: cards.Card, card_path: Path, aside: Pat
     try:
         with limits.applied(params.limits):
             return _checked(line, card, card_path, aside, params)
-    except ValueError as error:  # the data is the user's; our copy of it is nobody's concern
+    except (cards.CardError, settings.SettingsError, limits.LimitError) as error:  # name the user's data, not our copy
         raise type(error)(_of_the_user(str(error), card, aside)) from error
 
 
