@@ -19,6 +19,7 @@ from stages._limits import HEAD_BYTES, RESERVE, Limits
 
 GOODBYE = 1.0  # seconds for a client to read why it is sent away
 LEAVING = 512  # of those who do so at a time
+MOMENT = 1.0  # seconds in which a request that comes at once has come, and in which its connection makes no place yet
 
 
 class Connection(H11Protocol):
@@ -110,14 +111,20 @@ class Connection(H11Protocol):
             self.leaving.popleft().transport.abort()
 
     def _make_place(self) -> None:
-        """Sends away the connection that is waited for longest; this one where all others have sent their requests."""
+        """Sends away the connection that is waited for longest; this one where all others have sent their requests.
+
+        While there is a reserve, a connection that has only just come is not sent away: its request may be under way.
+        """
         silent = [one for one in self.connections if one is not self and one.waited_for]
+        full = len(self.connections) > self.limits.connections + RESERVE
+        if not full:
+            silent = [one for one in silent if one.since < time.monotonic() - MOMENT]
         if silent:
             last = min(silent, key=lambda one: (one.asking, one.cycle is not None and not one.asking, one.since))
             last.dismiss(
                 408, "expected a whole request; received none yet, and others wait for the connection; ask again"
             )
-        elif len(self.connections) > self.limits.connections + RESERVE:
+        elif full:
             said = (
                 f"expected at most {self.limits.connections} requests at a time; received more; ask again in a moment"
             )

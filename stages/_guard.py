@@ -19,7 +19,7 @@ class Guard:
     """An application within the limits.
 
     Attributes:
-        asking: requests under way.
+        asking: requests under way whose bodies have come whole; who sends slowly takes no place.
         held: bytes of their bodies.
     """
 
@@ -29,8 +29,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Answer(send, self.ending)
-        body = _Body(self, receive)
-        self.asking += 1
+        body = _Body(self, receive, watched=scope["path"] in WATCHED)
         try:
             async with asyncio.timeout(self.limits.seconds):
                 self._require(scope)
@@ -45,7 +44,7 @@ class Guard:
         except asyncio.CancelledError:
             await answer.refuse(scope, 503, ENDS)
         finally:
-            self.asking -= 1
+            self.asking -= body.asking
             self.held -= body.held
 
     def _require(self, scope: Scope) -> None:
@@ -56,11 +55,6 @@ class Guard:
                 431, f"expected headers of at most {HEAD_BYTES} bytes; received {size}; send fewer or shorter ones"
             )
         _requests.require_names(headers, (scope.get("server") or ("",))[0], self.limits)
-        if self.asking > self.limits.connections and scope["path"] not in WATCHED:
-            raise RefusedError(
-                503,
-                f"expected at most {self.limits.connections} requests at a time; received more; ask again in a moment",
-            )
         told = headers.get(b"content-length", b"0").decode("latin-1")
         if not told.isdecimal() or int(told) > self.limits.largest:
             raise too_large(self.limits, told[:20])
@@ -69,9 +63,9 @@ class Guard:
 class _Body:
     """A request's body, as far as it has come."""
 
-    def __init__(self, guard: Guard, receive: Receive) -> None:
-        self.guard, self._receive = guard, receive
-        self.held, self.whole = 0, False
+    def __init__(self, guard: Guard, receive: Receive, *, watched: bool) -> None:
+        self.guard, self._receive, self.watched = guard, receive, watched
+        self.held, self.whole, self.asking = 0, False, False
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -79,6 +73,8 @@ class _Body:
         self.held += size
         self.guard.held += size
         self.whole = not message.get("more_body", False)
+        if self.whole and not self.asking:
+            self._ask()
         if self.held > self.guard.limits.largest:
             raise too_large(self.guard.limits, "more")
         if self.guard.held > self.guard.limits.held:
@@ -87,6 +83,16 @@ class _Body:
                 f"expected bodies of at most {self.guard.limits.held_mib:g} MiB from all requests together; received more; ask again in a moment",
             )
         return message
+
+    def _ask(self) -> None:
+        """Takes the request among those under way, of which there is a limit."""
+        self.asking = True
+        self.guard.asking += 1
+        if self.guard.asking > self.guard.limits.connections and not self.watched:
+            raise RefusedError(
+                503,
+                f"expected at most {self.guard.limits.connections} requests at a time; received more; ask again in a moment",
+            )
 
 
 class _Answer:

@@ -170,6 +170,14 @@ def test_more_requests_than_there_are_places_for_are_refused_and_health_is_answe
         assert ask(found.url).status_code == 200
 
 
+def test_requests_that_are_about_to_come_are_not_sent_away_for_others(served_line, tmp_path) -> None:
+    with serving.served(served_line, tmp_path, "--connections", 2) as found, contextlib.ExitStack() as stack:
+        begun = [stack.enter_context(found.half_open()) for _ in range(10)]
+        for connection in begun:
+            connection.sendall(b"ost\r\nConnection: close\r\n\r\n")
+        assert all(everything(connection).startswith(b"HTTP/1.1 200 OK") for connection in begun)
+
+
 def posted(*, length: int) -> bytes:
     """The head of a request with a body."""
     return f"POST /predict/first HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()

@@ -88,6 +88,14 @@ def test_more_requests_at_a_time_are_refused_except_of_those_who_watch() -> None
     assert [one[0] for one in watching] == [200, 200]
 
 
+def test_requests_whose_bodies_have_not_come_take_no_place() -> None:
+    async def both() -> list[tuple[int, str, dict]]:
+        guard = guarded(nothing)
+        return await asyncio.gather(*(answered(guard, whole=whole) for whole in (False, False, True)))
+
+    assert [found[0] for found in asyncio.run(both())] == [408, 408, 200]
+
+
 def test_bodies_held_are_let_go_with_their_requests() -> None:
     guard = guarded(nothing)
     for _ in range(3):
