@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,18 +111,27 @@ def cut_off(line: layout.Layout) -> bool:
 def complete(line: layout.Layout) -> str:
     """Completes or takes back a move that a death cut off, and says which; empty if there was none. HEAD is on the branch.
 
+    Where somebody has committed since, their commit and their files stay as they are.
+
     Raises:
         ProcessError, WorkspaceError: if it can be neither.
     """
     if not _note(line).exists():
         return ""
-    found = _read(line)
-    if head(line.root) != found.commit:
-        _take_back(line, found)
+    root, found = line.root, _read(line)
+    _free(root)
+    if not has(root, found.commit):
+        _drop_tag(root, found)
+        if head(root) == found.before:
+            _restore(root, found.before, found.commit)
+        _note(line).unlink()
         return f"a change that was cut off before it landed ({found.commit[:12]}) was taken back"
-    if found.tag and not git.run(line.root, "for-each-ref", f"{_TAGS}{found.tag}"):
-        git.run(line.root, "update-ref", f"{_TAGS}{found.tag}", found.commit, "")
-    _restore(line.root, found.commit, found.before)
+    if head(root) == found.commit:
+        _restore(root, found.commit, found.before)
+    else:
+        _require_kept(root, found)
+    if found.tag and not git.run(root, "for-each-ref", f"{_TAGS}{found.tag}"):
+        git.run(root, "update-ref", f"{_TAGS}{found.tag}", found.commit, "")
     _note(line).unlink()
     return f"a change that was cut off while it landed ({found.tag or found.commit[:12]}) was completed"
 
@@ -131,13 +141,29 @@ def _take_back(line: layout.Layout, found: Move) -> None:
     _free(root)
     if head(root) == found.commit:
         git.run(root, "update-ref", "-m", "otmf: undo", _REF, found.before, found.commit)
-    if (
-        found.tag
-        and git.run(root, "for-each-ref", "--format=%(objectname)", f"{_TAGS}{found.tag}").strip() == found.commit
-    ):
-        git.run(root, "update-ref", "-d", f"{_TAGS}{found.tag}", found.commit)
+    _drop_tag(root, found)
     _restore(root, found.before, found.commit)
     _note(line).unlink()
+
+
+def _drop_tag(root: Path, found: Move) -> None:
+    """Deletes the tag that a move has given, if it has."""
+    asked = ("for-each-ref", "--format=%(objectname)", f"{_TAGS}{found.tag}")
+    if found.tag and git.run(root, *asked).strip() == found.commit:
+        git.run(root, "update-ref", "-d", f"{_TAGS}{found.tag}", found.commit)
+
+
+def _require_kept(root: Path, found: Move) -> None:
+    """Refuses a line where a commit on top of a move that was cut off has undone it: it was made of files half written."""
+    names = git.run(root, "diff", "--name-only", "--no-renames", "-z", found.before, found.commit).split("\0")[:-1]
+    with git.Objects(root) as objects:
+        moved, now, earlier = (objects.tree(commit) for commit in (found.commit, head(root), found.before))
+    undone = [name for name in names if now.get(name) == earlier.get(name) != moved.get(name)]
+    if undone:
+        raise WorkspaceError(
+            f"expected {undone[0]} as of {found.commit[:12]}, which landed while otmf was cut off; received the file as it was before, from a commit "
+            f"made since; call `git restore --source={found.commit[:12]} --staged --worktree -- {shlex.join(undone)}` and `git commit`, then call this again"
+        )
 
 
 def _restore(root: Path, commit: str, other: str) -> None:

@@ -219,7 +219,7 @@ def author(settings: Sequence[Setting], environment: Mapping[str, str]) -> dict[
     """A name and an address for commits, where nobody gave one."""
     fallback = {"NAME": "otmf", "EMAIL": "otmf@localhost"}
     return {
-        f"GIT_{role}_{part}": environment.get(f"GIT_{role}_{part}", value)
+        f"GIT_{role}_{part}": environment.get(f"GIT_{role}_{part}") or value
         for part, value in fallback.items()
         if not is_set(settings, f"user.{part.lower()}")
         for role in ("AUTHOR", "COMMITTER")

@@ -37,8 +37,12 @@ class Store:
 
 
 def uri(line: layout.Layout) -> str:
-    """MLFLOW_TRACKING_URI, or the line's own sqlite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{line.tracking / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI, or the line's own sqlite file. A relative path is made absolute: stages work in folders of their own."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{line.tracking / 'mlflow.db'}"
+    scheme, separator, path = given.rpartition(":///")
+    if scheme.startswith("sqlite") or "://" not in given and not given.startswith("databricks"):
+        return f"{scheme}{separator}{Path(path.removeprefix('file:')).absolute()}"
+    return given
 
 
 def prepare(line: layout.Layout, name: str) -> Store:

@@ -20,6 +20,16 @@ from flows import git, plain_yaml, repro
 from flows.failures import WorkspaceError
 from otmf import cards, foreign, gathering, layout, settings
 
+PARTS = (
+    "data",
+    ".dvc",
+    ".dvcignore",
+    ".gitignore",
+    "dvc.yaml",
+    "dvc.lock",
+    "params.yaml",
+    "prefect.yaml",
+)  # of a line, in git
 TEMPLATE = ("dvc.yaml", "params.yaml", "prefect.yaml", "data/backbones")
 IGNORED = "# outputs and run-time state are DVC's and otmf's\n/data/models/\n/.otmf/\n/data/inbox/\n/report.html\n"
 
@@ -276,9 +286,10 @@ def require_absent(line: layout.Layout, *paths: Path) -> None:
 
 
 def commit(folder: Path, message: str) -> str:
-    """Commits everything that is not ignored; returns the commit's hash (the present one if nothing changed)."""
-    git.run(folder, "add", "--all")
-    if git.run(folder, "status", "--porcelain"):
+    """Commits what belongs to a line and is not ignored; returns the commit's hash (the present one if nothing changed)."""
+    git.run(folder, "add", "--update")
+    git.run(folder, "add", "--all", "--", *(name for name in PARTS if (folder / name).exists()))
+    if git.run(folder, "status", "--porcelain", "--untracked-files=no"):
         git.run(folder, "commit", "--quiet", "--no-verify", "--message", message)
     return git.run(folder, "rev-parse", "HEAD").strip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,21 +20,11 @@ NOWHERE = str(Path(__file__).parent / "settings_of_nobody")
 OWN = {"DVC_GLOBAL_CONFIG_DIR": NOWHERE, "DVC_SYSTEM_CONFIG_DIR": NOWHERE}
 _OWN_NAMES = "DVC_"  # what else of DVC's stands in the environment is the user's too
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Set inside a git hook or by a git that started us; they would lead our git elsewhere.
-FOREIGN = (
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_ATTR_SOURCE",
-    "GIT_COMMON_DIR",
-    "GIT_CONFIG",
-    "GIT_CONFIG_PARAMETERS",
-    "GIT_DIR",
-    "GIT_EXTERNAL_DIFF",
-    "GIT_INDEX_FILE",
-    "GIT_NAMESPACE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_PREFIX",
-    "GIT_TEMPLATE_DIR",
-    "GIT_WORK_TREE",
+# What of git's is the user's to say: who they are, how remotes are reached, where their settings lie. The rest, as it is set inside a
+# hook or by a git that started us, would lead our git elsewhere.
+_GIT_KEPT = re.compile(
+    "GIT_((AUTHOR|COMMITTER)_.+|CONFIG_(COUNT|KEY_.+|VALUE_.+|GLOBAL|SYSTEM|NOSYSTEM)|SSH.*|SSL_.+|HTTP_.+|ASKPASS|TERMINAL_PROMPT"
+    "|PROXY_.+|ALLOW_PROTOCOL|EXEC_PATH|TEST_.+)"  # git has the latter for tests of what it is used by
 )
 # Names the socket of a warm interpreter, for those who start DVC and stages.
 WARM = "OTMF_WARM"
@@ -41,7 +32,14 @@ WARM = "OTMF_WARM"
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """What of an environment a process of ours finds in its own."""
-    return {key: value for key, value in environ.items() if key not in FOREIGN and not key.startswith(_OWN_NAMES)}
+    return {key: value for key, value in of_the_user(environ).items() if not key.startswith(_OWN_NAMES)}
+
+
+def of_the_user(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what would lead git elsewhere."""
+    return {
+        key: value for key, value in environ.items() if not key.startswith("GIT_") or value and _GIT_KEPT.fullmatch(key)
+    }
 
 
 def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from otmf import layout, lineage
-from otmf.environment import FOREIGN, QUIET, SAFE
+from otmf.environment import QUIET, SAFE, of_the_user
 from otmf.reference import Reference
 from stages import _loaded
 
@@ -129,12 +129,7 @@ def _get(repository: str, commit: str, path: str, root: Path) -> str:
         repository,
         path,
     ]
-    own = (
-        {key: value for key, value in os.environ.items() if key not in FOREIGN}
-        | QUIET
-        | SAFE
-        | {"GIT_TERMINAL_PROMPT": "0"}
-    )
+    own = of_the_user(os.environ) | QUIET | SAFE | {"GIT_TERMINAL_PROMPT": "0"}
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=own, timeout=PATIENCE

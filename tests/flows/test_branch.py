@@ -135,7 +135,9 @@ def test_move_cut_off_at_any_command_of_git_is_whole_or_undone(line, monkeypatch
     assert not branch.cut_off(line)
 
 
-def test_file_edited_after_a_move_was_cut_off_is_not_lost(line, monkeypatch) -> None:
+@pytest.fixture
+def cut_off(line, monkeypatch) -> str:
+    """The commit of a move that was cut off once the branch had it, and before the files had."""
     commit, run = ahead(line), git.run
 
     def killed(root: Path, *arguments: str, **options: str) -> str:
@@ -143,17 +145,54 @@ def test_file_edited_after_a_move_was_cut_off_is_not_lost(line, monkeypatch) -> 
             raise SystemExit
         return run(root, *arguments, **options)
 
-    monkeypatch.setattr(git, "run", killed)
-    monkeypatch.setattr(branch, "_take_back", lambda *_: None)
-    with pytest.raises(SystemExit):
-        branch.move(line, commit)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "run", killed)
+        patched.setattr(branch, "_take_back", lambda *_: None)
+        with pytest.raises(SystemExit):
+            branch.move(line, commit, tag="model/v1")
+    return commit
+
+
+def test_file_edited_after_a_move_was_cut_off_is_not_lost(line, cut_off) -> None:
     (line.root / "prefect.yaml").write_text("name: mine\n")
     with pytest.raises(
         workspace.WorkspaceError, match=r"expected prefect\.yaml as of .*; received another content; keep a copy"
     ):
         branch.complete(line)
     assert (line.root / "prefect.yaml").read_text() == "name: mine\n"
+
+
+def test_commit_made_after_a_move_was_cut_off_stays(line, cut_off) -> None:
+    git.run(line.root, "reset", "--quiet", "--hard")
+    (line.root / "NOTE").write_text("mine\n")
+    git.run(line.root, "add", "NOTE")
+    git.run(line.root, "commit", "--quiet", "-m", "Note")
+    before = state(line)
+    assert branch.complete(line) == "a change that was cut off while it landed (model/v1) was completed"
+    assert state(line) == before
+    assert before[2:] == ("", "model/v1\n")
+    assert (line.root / "NOTE").read_text() == "mine\n"
+
+
+def test_commit_that_undoes_a_move_that_was_cut_off_is_named_with_what_mends_it(line, cut_off) -> None:
+    git.run(line.root, "commit", "--quiet", "--allow-empty", "-m", "Note")  # the index is still the one from before
+    with pytest.raises(workspace.WorkspaceError, match="from a commit made since; call `git restore") as caught:
+        branch.complete(line)
+    remedy = str(caught.value).split("`")[1]
+    subprocess.run(["bash", "-c", remedy], cwd=line.root, check=True)
+    git.run(line.root, "commit", "--quiet", "-m", "Mend")
+    assert branch.complete(line) == "a change that was cut off while it landed (model/v1) was completed"
+    assert (line.root / "data/results/new.json").is_file()
+    assert state(line)[2:] == ("", "model/v1\n")
+
+
+def test_commit_made_after_a_move_that_never_landed_stays(line, cut_off) -> None:
+    git.run(line.root, "reset", "--quiet", "--hard", "HEAD~1")
+    git.run(line.root, "commit", "--quiet", "--allow-empty", "-m", "Note")
+    before = state(line)
+    assert "was taken back" in branch.complete(line)
+    assert state(line) == (*before[:3], "")
+    assert not branch.cut_off(line)
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,21 @@ def test_store_of_another_version_of_mlflow_is_refused_naming_both(line, tmp_pat
     ) as caught:
         tracking.prepare(other, "small")
     assert "mlflow db upgrade" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("sqlite:///mine.db", "sqlite:///{here}/mine.db"),
+        ("sqlite+pysqlite:///mine.db", "sqlite+pysqlite:///{here}/mine.db"),
+        ("sqlite:////var/mine.db", "sqlite:////var/mine.db"),
+        ("mlruns", "{here}/mlruns"),
+        ("http://127.0.0.1:9/x", "http://127.0.0.1:9/x"),
+        ("postgresql://ada@127.0.0.1/x", "postgresql://ada@127.0.0.1/x"),
+    ],
+)
+def test_relative_store_is_one_from_where_the_command_is_called(line, tmp_path, monkeypatch, given, wanted) -> None:
+    """Stages work in folders of their own: theirs was another, and came into the line's history."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert tracking.uri(line) == wanted.format(here=tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ruamel.yaml import YAML
 
-from flows import workspace
+from flows import git, workspace
 from otmf import layout, settings
 from tests import makers
 
@@ -97,3 +97,12 @@ def test_path_that_databases_or_git_would_misread_is_refused_before_anything_is_
         ):
             work(tmp_path / name / "line")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commit_takes_what_belongs_to_a_line_and_nothing_else(line) -> None:
+    (line.root / "again.db").write_text("of a stage")
+    (line.root / "data/results").mkdir(exist_ok=True)
+    (line.root / "data/results/new.json").write_text("{}\n")
+    before = workspace.commit(line.root, "Change")
+    assert git.run(line.root, "show", "--name-only", "--format=", "HEAD").split() == ["data/results/new.json"]
+    assert workspace.commit(line.root, "Nothing") == before

@@ -83,7 +83,8 @@ def hostile(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     theirs = {
         "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "LANG": "de_DE.UTF-8", "LC_ALL": "de_DE.UTF-8", "LANGUAGE": "de",
         "HTTP_PROXY": dead, "http_proxy": dead, "HTTPS_PROXY": dead, "https_proxy": dead, "ALL_PROXY": dead, "all_proxy": dead,
-        "GIT_DIR": str(home / "no.git"), "GIT_WORK_TREE": str(home), "GIT_INDEX_FILE": str(home / "index"),
+        "GIT_LITERAL_PATHSPECS": "1", "GIT_QUARANTINE_PATH": str(home), "GIT_INTERNAL_SUPER_PREFIX": "x/", "GIT_TRACE": "1",
+        "GIT_AUTHOR_NAME": "", "GIT_COMMITTER_EMAIL": "ci@example.org", "GIT_DIR": str(home / "no.git"), "GIT_WORK_TREE": str(home), "GIT_INDEX_FILE": str(home / "index"),
         "DVC_STUDIO_TOKEN": "x", "DVC_GLOBAL_CONFIG_DIR": str(home / ".config/dvc"), "DVC_SYSTEM_CONFIG_DIR": str(home / ".config/dvc"),
         "PREFECT_PROFILE": "nobodys", "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://nobody@127.0.0.1:9/prefect",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://nobody@127.0.0.1:9/prefect",
@@ -146,6 +147,10 @@ def _author(home: Path, line: layout.Layout) -> None:
     assert git.run(line.root, "log", "-1", "--format=%an <%ae>").strip() == "Ada Lovelace <ada@example.org>"
 
 
+def _committer(home: Path, line: layout.Layout) -> None:
+    assert git.run(line.root, "log", "-1", "--format=%cn <%ce>").strip() == "Ada Lovelace <ci@example.org>"
+
+
 def _dvc_is_the_lines(home: Path, line: layout.Layout) -> None:
     assert not (home / "cache").exists()
     assert not (home / "elsewhere").exists()
@@ -182,7 +187,9 @@ WALKED = {
     "git: `user.name`, `user.email`": _author,
     "git: `safe.directory`": _elsewhere,
     "git: credential helpers, `core.sshCommand`, `http.*`, `url.*.insteadOf` of yours": _elsewhere,
-    "`GIT_DIR`, `GIT_WORK_TREE`, `GIT_INDEX_FILE` and the like": _ignored_by_the_line_alone,
+    "`GIT_DIR`, `GIT_WORK_TREE`, `GIT_INDEX_FILE`, `GIT_QUARANTINE_PATH`, `GIT_TRACE` and all other `GIT_*`": _ignored_by_the_line_alone,
+    "`GIT_AUTHOR_NAME`, `GIT_COMMITTER_EMAIL` and the like": _committer,
+    "`GIT_SSH_COMMAND`, `GIT_ASKPASS`, `GIT_SSL_*`, `GIT_HTTP_*` and the like": _elsewhere,
     "DVC: `~/.config/dvc`, `/etc/xdg/dvc`, `DVC_*`": _dvc_is_the_lines,
     "Prefect: `~/.prefect`, profiles, `.env` and `prefect.toml` where you stand": _own_server,
     "Prefect: `PREFECT_API_URL`": _elsewhere,
