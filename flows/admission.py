@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows import branch, clones, cutting, encoders, fetching, landing, process, repro, workspace
+from flows import branch, clones, contents, cutting, encoders, fetching, landing, process, repro, workspace
 from otmf import cards, datasets, descent, gathering, images, layout, limits, lineage, sequence, settings, splits
 
 
@@ -80,6 +80,7 @@ def gathered(line: layout.Layout, card: cards.Card, card_path: Path) -> Iterator
         ProcessError: if its checkpoint does not fit the line's encoder.
     """
     _tidy(line)
+    _require_contents(line)
     folder = line.private / "incoming" / f"{card.name}.{os.getpid()}"
     try:
         found = _gathered(line, card, card_path, folder)
@@ -88,6 +89,18 @@ def gathered(line: layout.Layout, card: cards.Card, card_path: Path) -> Iterator
         yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_contents(line: layout.Layout) -> None:
+    """Refuses a line that lacks, in DVC's cache, what its next step reads: a clone without `dvc pull`. Raises WorkspaceError."""
+    cache, order = repro.cache(line.root), settings.chain(workspace.params(line).steps)
+    stages = ["pretrained", *(f"{name}@{order[-1]}" for name in ("merge-step", "head-tune") if order)]
+    missing = [path for path, md5 in repro.held(line.root, stages) if not contents.place(cache, md5).exists()]
+    if missing:
+        raise workspace.WorkspaceError(
+            f"expected what {line.root.name} is made of in DVC's cache; received no {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}; "
+            "fetch it with `dvc pull`"
+        )
 
 
 def prepare(

@@ -117,10 +117,19 @@ def _named(found: checks.Examined, newest: int, record: ledger.Record) -> Iterat
         )
 
 
-def _refused(found: checks.Examined) -> set[str]:
-    """The commits of refused models, by their records."""
+def kept_attempts(found: checks.Examined) -> dict[str, ledger.Record]:
+    """Branch of each refused attempt that is kept -> the record of its refusal."""
+    refused = _refused(found)
+    branches = {name.removeprefix("refs/heads/"): found.objects.commit(target)[0]
+                for name, target in sorted(found.objects.references().items())
+                if name.startswith(tuple(f"refs/heads/{kind}/" for kind in kept.KINDS))}  # fmt: skip
+    return {name: refused[commit] for name, commit in branches.items() if commit in refused}
+
+
+def _refused(found: checks.Examined) -> dict[str, ledger.Record]:
+    """Commit of each refused model -> its record."""
     made = (record for record in found.records if isinstance(record.statement.predicate, statements.Provenance))
-    return {accepted.commit_of(record) for record in made if record.statement.decision.version is None}
+    return {accepted.commit_of(record): record for record in made if record.statement.decision.version is None}
 
 
 def _compared(found: checks.Examined, tree: dict[str, str]) -> str:

@@ -51,6 +51,11 @@ def _links(found: checks.Examined, entries: dict[str, tuple[str, str]]) -> Itera
     inside = (one for name in _made(found) for one in _below(found.root / name) if one.is_symlink())
     linked = [found.root / name for name in sorted({".git", ".dvc", *folders}) if (found.root / name).is_symlink()]
     linked += [one for one in inside if not one.resolve().is_relative_to(cache)]
+    for one in repro.no_files(found.root):
+        yield checks.Check(
+            f"file {one.relative_to(found.root).as_posix()}",
+            "expected a file or a folder; received a pipe, a socket or a device, which never ends for who reads it; delete it",
+        )
     for one in linked:
         yield checks.Check(
             f"file {one.relative_to(found.root).as_posix()}",

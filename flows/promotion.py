@@ -46,6 +46,7 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
             attempt, action="overridden", step=step, task=newest, by=by or versions.actor(), reason=reason
         )
         refused = records.refusal(attempt.root, decision)
+        records.require_outputs(attempt.root, refused)
         decision = decision.model_copy(update={"findings": refused.decision.findings})
         commit = workspace.commit(attempt.root, f"Accept {task} against the gate\n\n{reason}")
         records.write(line, attempt, decision, lambda place: records.of_promotion(refused, commit, decision, place))

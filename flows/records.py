@@ -165,6 +165,21 @@ def require_refused(root: Path, commit: str, task: str) -> None:
         )
 
 
+def require_outputs(root: Path, refused: statements.Statement) -> None:
+    """Refuses an attempt whose outputs are not what the record of its refusal says. Raises WorkspaceError with the first."""
+    for stage in refused.predicate.buildDefinition.otmf_stages.values():
+        for path, output in stage.outputs.items():
+            try:
+                received = lineage.digest(root / path)
+            except FileNotFoundError:
+                received = "nothing"
+            if received != output.sha256:
+                raise workspace.WorkspaceError(
+                    f"expected {path} with sha256 {output.sha256[:12]}, as it was refused; received {received[:12]}; what DVC holds of it was lost "
+                    "or altered: onboard the card again with --override REASON"
+                )
+
+
 @cache
 def packages() -> dict[str, str]:
     """Package -> version: this code, by its content, and what it declares it needs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ _BEHIND = ".registry"
 
 @dataclass(frozen=True)
 class Standing:
-    """What the registry says of a line, or should: our version -> tags, alias -> our version, the end of the ledger."""
+    """What the registry says of a line, or should: our version -> tags, alias -> our version, the end of the ledger.
+
+    `states` is what it says of versions besides, and should not (`_state`).
+    """
 
     versions: dict[int, dict[str, str]]
     aliases: dict[str, int]
     ledger: str | None
+    states: dict[int, str] = field(default_factory=dict)
 
 
 def wanted(line: layout.Layout, records: Sequence[ledger.Record]) -> Standing:
@@ -62,6 +66,7 @@ def standing(store: tracking.Store, name: str) -> Standing:
             {ours: dict(theirs.tags) for ours, theirs in found.items()},
             {alias: of.get(str(number), 0) for alias, number in model.aliases.items()},
             model.tags.get(LEDGER),
+            {ours: _state(theirs) for ours, theirs in found.items()},
         )
 
 
@@ -191,6 +196,12 @@ def _reference(store: tracking.Store, name: str, number: int, version: Any) -> R
 def _place(number: int) -> str:
     """Where the artifacts of its run hold a version."""
     return f"model/v{number}"
+
+
+def _state(version: Any) -> str:
+    """What MLflow says of a version besides its tags, by which clients of its older forms choose what to load; empty as registered."""
+    stage = "" if version.current_stage in (None, "None") else f"the stage {version.current_stage}"
+    return stage or ("" if version.status == "READY" else f"the status {version.status}")
 
 
 def _known(store: tracking.Store, name: str) -> dict[int, Any]:

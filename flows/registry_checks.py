@@ -32,6 +32,8 @@ def registered(found: checks.Examined) -> Iterator[checks.Check]:
         received = known.versions.get(number, {})
         wrong = [key for key, value in tags.items() if received.get(key) != value]
         trouble = f"expected tag {wrong[0]} {tags[wrong[0]]!r}; received {received.get(wrong[0])!r}" if wrong else ""
+        if state := known.states.get(number):
+            trouble = f"expected neither a stage nor a status of MLflow's, which otmf does not set; received {state}; take it back there"
         yield checks.Check(f"registry: v{number}", trouble or _reference(found, number, references.get(number)))
         where = references.get(number)
         if (

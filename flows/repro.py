@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from configobj import ConfigObj, ConfigObjError
 from ruamel.yaml import YAML
 
 from flows import lockfile, plain_yaml, process
+from flows.failures import WorkspaceError
 from flows.git_settings import SETTINGS
 from otmf.environment import NOWHERE
 
@@ -175,6 +177,10 @@ def changed(line: Path) -> dict[str, str]:
 
     DVC is told that there is no git: it would read the whole line once more, as of the last commit, to say what nobody here asks.
     """
+    if odd := next(no_files(line), None):
+        raise WorkspaceError(
+            f"expected files and folders in {line.name}; received a pipe, a socket or a device at {odd.relative_to(line)}; delete it"
+        )
     with tempfile.TemporaryDirectory() as settings:
         _configure(Path(settings) / "config", {"core": {"no_scm": "true"}})
         extra = {**_OURS, "DVC_SYSTEM_CONFIG_DIR": settings}
@@ -184,6 +190,28 @@ def changed(line: Path) -> dict[str, str]:
         for kind in ("modified", "deleted")
         for path in found.get("uncommitted", {}).get(kind, ())
     }
+
+
+def held(line: Path, stages: Sequence[str]) -> list[tuple[str, str]]:
+    """Path and md5 of all data of a line, and of the models of some stages, as its `.dvc` files and its dvc.lock name them."""
+    yaml = YAML(typ="safe")
+    named = [yaml.load(path.read_text(encoding="utf-8"))["outs"][0] | {"path": str(path.with_suffix("").relative_to(line))}
+             for path in sorted((line / "data/raw").glob("*.dvc"))]  # fmt: skip
+    lock = line / lockfile.NAME
+    entries = (lockfile.parse(lock.read_text(encoding="utf-8")) if lock.exists() else None) or {}
+    for stage in stages:
+        if stage in entries:
+            outs = yaml.load(entries[stage])[stage].get("outs", ())
+            named += [out for out in outs if out["path"].startswith("data/models/")]
+    return [(out["path"], out["md5"]) for out in named if "md5" in out]
+
+
+def no_files(line: Path) -> Iterator[Path]:
+    """What lies in a line's data and is neither a file, nor a folder, nor a link: DVC would wait for its end for ever."""
+    for where, _, names in os.walk(line / "data"):
+        with os.scandir(where) as entries:
+            odd = {entry.name for entry in entries if not (entry.is_symlink() or entry.is_dir() or entry.is_file())}
+        yield from (Path(where) / name for name in names if name in odd)
 
 
 def inputs(line: Path, stage: str, task: str, previous: str) -> list[str]:

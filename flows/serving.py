@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from flows import branch, failures, open_ends, process, recorded, versions, workspace
-from otmf import errors, layout, ledger
+from otmf import descent, errors, layout, ledger
 from otmf.environment import WARM
 
 ANY = {"", "0.0.0.0", "::"}  # addresses to listen on that are no names of this machine
@@ -95,7 +95,7 @@ class _Asked(BaseException):
 
 
 class _Ending:
-    """Passes SIGTERM and interrupts on to the process with the model, which answers what is under way before it ends.
+    """Passes the signals that ask for an end on to the process with the model, which answers what is under way before it ends.
 
     Attributes:
         asked: whether there was one.
@@ -108,7 +108,7 @@ class _Ending:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        before = {one: signal.signal(one, self._take) for one in (signal.SIGTERM, signal.SIGINT)}
+        before = {one: signal.signal(one, self._take) for one in descent.heeded()}
         try:
             yield
         finally:

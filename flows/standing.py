@@ -11,9 +11,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from flows import branch, git, inbox, kept, progress, versions, workspace
-from otmf import gate, layout, settings
+from flows import branch, failures, git, inbox, kept, progress, versions, workspace
+from otmf import foreign, gate, layout, settings
 
+_NO_RESULTS = (
+    "expected results as `evaluate` and the gate write them in data/results of {}; received others ({}); restore them with "
+    "`git checkout -- data/results`"
+)
 SHOWN = 5  # refused submissions, the latest first
 
 
@@ -21,8 +25,11 @@ def shown(line: layout.Layout) -> Group:
     """All of it, to be printed."""
     params = workspace.params(line)
     order = settings.chain(params.steps)
-    first = _table(line, params, order) if order else f"Line {params.line}: no task yet."
-    findings = gate_findings(line, order[-1]) if order else []
+    with foreign.reading(
+        lambda reason: workspace.WorkspaceError(_NO_RESULTS.format(line.root.name, reason)), ours=failures.EXPECTED[:4]
+    ):
+        first = _table(line, params, order) if order else f"Line {params.line}: no task yet."
+        findings = gate_findings(line, order[-1]) if order else []
     return Group(
         first, *([gate_sentence(findings)] if findings else []), *sentences(line), *_running(line), *_queue(line)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from flows import branch, process, workspace
 from otmf import errors, experiments, layout
@@ -36,11 +37,32 @@ class Store:
     experiment: str
 
 
+class _End(BaseModel):
+    """How a parent run ends if a commit lands, as it is noted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parent: str
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    commit: str
+
+    @classmethod
+    def of(cls, note: Path) -> _End:
+        """What a note says. Raises WorkspaceError naming it if it is none."""
+        try:
+            return cls.model_validate_json(note.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise workspace.WorkspaceError(
+                f"expected a note of how a run ends in {note}; received another content; delete it: the run stays as it is"
+            ) from error
+
+
 def uri(line: layout.Layout) -> str:
     """MLFLOW_TRACKING_URI, or the line's own sqlite file. A relative path is made absolute: stages work in folders of their own."""
     given = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{line.tracking / 'mlflow.db'}"
     scheme, separator, path = given.rpartition(":///")
-    if scheme.startswith("sqlite") or "://" not in given and not given.startswith("databricks"):
+    if scheme.startswith("sqlite") or ("://" not in given and not given.startswith("databricks")):
         return f"{scheme}{separator}{Path(path.removeprefix('file:')).absolute()}"
     return given
 
@@ -63,6 +85,8 @@ def prepare(line: layout.Layout, name: str) -> Store:
         line.tracking.mkdir(parents=True, exist_ok=True)
         _require_database(where)
         location = (line.tracking / "artifacts").as_uri()
+    elif "://" in where and not where.startswith(("http", "file", "databricks")):
+        _require_answer(where)
     with answering(where), experiments.opening(where):
         client = MlflowClient(tracking_uri=where, registry_uri=where)
         experiment = experiments.found_or_made(client, name, location)
@@ -81,6 +105,18 @@ def _require_database(where: str) -> None:
         raise workspace.WorkspaceError(errors.no_tracking_store(where, error)) from error
     if head not in (b"", _SQLITE):
         raise workspace.WorkspaceError(errors.no_tracking_store(where, ValueError("the file is no database of sqlite")))
+
+
+def _require_answer(where: str) -> None:
+    """Asks a database once whether it answers: MLflow would try it again for minutes. Raises WorkspaceError."""
+    import sqlalchemy
+
+    with answering(where):
+        engine = sqlalchemy.create_engine(where)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
 
 def there(line: layout.Layout) -> bool:
@@ -173,9 +209,8 @@ def finish_later(
     folder = unsent(line)
     folder.mkdir(parents=True, exist_ok=True)
     part, note = folder / f".{parent}", folder / f"{parent}{_PARENT}"
-    part.write_text(
-        json.dumps({"parent": parent, "metrics": metrics, "tags": tags, "commit": commit}), encoding="utf-8"
-    )
+    end = _End(parent=parent, metrics=metrics, tags=tags, commit=commit)
+    part.write_text(end.model_dump_json(), encoding="utf-8")
     part.rename(note)
     return note
 
@@ -188,15 +223,13 @@ def catch_up(line: layout.Layout, store: Store) -> bool:
     """
     waiting = [path for path in unsent(line).glob("*") if not path.name.startswith(".")]
     with workspace.locked(line, patience=PATIENCE):  # a landing under way has its note already
-        parents = {
-            path: json.loads(path.read_text(encoding="utf-8")) for path in waiting if path.name.endswith(_PARENT)
-        }
-        landed = {path for path, kept in parents.items() if branch.has(line.root, kept["commit"])}
+        parents = {path: _End.of(path) for path in waiting if path.name.endswith(_PARENT)}
+        landed = {path for path, kept in parents.items() if branch.has(line.root, kept.commit)}
     for path, kept in parents.items():
         if path in landed:
-            finish(store, kept["parent"], metrics=kept["metrics"], tags=kept["tags"])
+            finish(store, kept.parent, metrics=kept.metrics, tags=kept.tags)
         else:
-            finish(store, kept["parent"], metrics={}, tags={"error": "its process died before it landed"}, failed=True)
+            finish(store, kept.parent, metrics={}, tags={"error": "its process died before it landed"}, failed=True)
         path.unlink(missing_ok=True)
     if len(waiting) > len(parents):
         extra = {"MLFLOW_TRACKING_URI": store.uri, "OTMF_UNSENT": str(unsent(line))}

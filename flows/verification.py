@@ -101,5 +101,8 @@ def _checks(
     for number, record in found.models.items():
         if not wanted or number in wanted:
             yield from checks.guarded(f"v{number}", version_checks.version(found, number, record))
+    if not wanted and not broken:
+        for name, record in commit_checks.kept_attempts(found).items():
+            yield from checks.guarded(name, version_checks.attempt(found, name, record))
     if with_registry:
         yield from checks.guarded("registry", registry_checks.registered(found))

@@ -38,6 +38,7 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
         told = known.get(name)
         if found.first((name, texts.get(name, number), tuple(made.items()), id(told))):
             yield checks.Check(f"v{number}: stage {name} in dvc.lock", _stage(told, entry, made))
+    yield from _restored(found, number, record)
     newest = number == max(found.models)
     for path, output in _contents(stages, known):
         about = f"v{number}: {path}"
@@ -45,6 +46,34 @@ def version(found: checks.Examined, number: int, record: ledger.Record) -> Itera
             yield from checks.guarded(about, _kept(found, about, path, output, tree))
         if newest:
             yield from checks.guarded(about, _lying(found, about, path, output))
+
+
+def attempt(found: checks.Examined, branch: str, record: ledger.Record) -> Iterator[checks.Check]:
+    """What a refused attempt has made, which `otmf promote` would take: as its record says, or no longer there."""
+    cache = repro.cache(found.root)
+    for stage in record.statement.predicate.buildDefinition.otmf_stages.values():
+        for path, output in stage.outputs.items():
+            if output.md5 is None or not found.first((path, output.sha256, output.md5, None)):
+                continue
+            if contents.place(cache, output.md5).exists():
+                yield from checks.guarded(f"{branch}: {path}", _cached(found, f"{branch}: {path}", path, output))
+            else:
+                yield checks.Check(f"{branch}: {path} (no longer in DVC's cache)", uncovered=True)
+
+
+def _restored(found: checks.Examined, number: int, record: ledger.Record) -> Iterator[checks.Check]:
+    """Stages whose outputs DVC took from a run that no record tells of: an attempt that died, or somebody who wrote into its run cache."""
+    earlier = [
+        one
+        for one in found.records
+        if one.index < record.index and isinstance(one.statement.predicate, statements.Provenance)
+    ]
+    known = {tuple(sorted((path, output.sha256) for path, output in stage.outputs.items()))
+             for one in earlier for stage in one.statement.predicate.buildDefinition.otmf_stages.values()}  # fmt: skip
+    for name, stage in record.statement.predicate.buildDefinition.otmf_stages.items():
+        made = tuple(sorted((path, output.sha256) for path, output in stage.outputs.items()))
+        if stage.outcome == "restored" and stage.run is None and made not in known:
+            yield checks.Check(f"v{number}: which run made {name}, restored from DVC's run cache", uncovered=True)
 
 
 def _tag(found: checks.Examined, number: int, record: ledger.Record, commit: str) -> str:

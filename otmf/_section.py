@@ -14,9 +14,17 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    """Refuses what would pass for a number: true, as a bound of 1, would let everything through."""
+    if isinstance(value, bool | str):
+        raise ValueError(f"expected a number; received {value!r}; write one without quotes")
+    return value
+
+
 MOST = 2**31 - 1
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Number = Annotated[float, BeforeValidator(_number)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)]

@@ -45,3 +45,9 @@ def outlived(owner: int) -> bool:
         if found == 0:
             return True
     return False
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """The signals that end a server gracefully; that of a closed terminal is one, unless `nohup` has it ignored."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangs_up else ()))

@@ -38,7 +38,9 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 def of_the_user(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment without what would lead git elsewhere."""
     return {
-        key: value for key, value in environ.items() if not key.startswith("GIT_") or value and _GIT_KEPT.fullmatch(key)
+        key: value
+        for key, value in environ.items()
+        if not key.startswith("GIT_") or (value and _GIT_KEPT.fullmatch(key))
     }
 
 

@@ -190,7 +190,10 @@ def read_array(arrays: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
             f"expected {key} as a plain array in {path.name}; received one that does not read ({reason}); write it with numpy.savez"
         )
     ):
-        return arrays[key]
+        found = arrays[key]
+        if not isinstance(found, np.ndarray):
+            raise ValueError("a file that is no array")
+        return found
 
 
 def open_arrays(path: Path) -> np.lib.npyio.NpzFile:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from otmf._section import MOST, Count, CountOrNone, Fraction, NamePattern, Positive, Section, Seed
+from otmf._section import Count, CountOrNone, Fraction, NamePattern, Number, Positive, Section, Seed
 
 DEFAULT = "otmf"
 FEW = 3  # settings of another method that are told one by one
@@ -102,7 +102,7 @@ class Dare(Merge):
 
     method: Literal["dare"] = "dare"
     coefficient: Positive = 0.3
-    drop: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    drop: Annotated[Number, Field(ge=0, lt=1)] = 0.9
 
 
 class MagMax(Merge):
@@ -121,7 +121,7 @@ class Opcm(Merge):
 
     follows_itself: ClassVar[bool] = True
     method: Literal["opcm"] = "opcm"
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    threshold: Annotated[Number, Field(ge=0, lt=1)] = 0.5
 
 
 class NullSpace(Merge):
@@ -318,8 +318,8 @@ class Otmf(Merge):
     scale: Positive = 1.0
     schedule: Literal["constant", "running_mean", "norm_preserving"] = "constant"
     start: Literal["ones", "closed_form", "null_space", "curvature"] = "ones"
-    retention: Annotated[float, Field(ge=0)] = 0.0
-    aligned_retention: Annotated[float, Field(ge=0)] | None = None
+    retention: Annotated[Number, Field(ge=0)] = 0.0
+    aligned_retention: Annotated[Number, Field(ge=0)] | None = None
     weight_of_old: Positive = 1.0
     largest_damage: Positive | None = None
     probes: Count = 1
@@ -338,7 +338,7 @@ class Otmf(Merge):
     steps: CountOrNone = 100
     learning_rate: Positive = 0.02
     decay: Literal["none", "cosine"] = "none"
-    batch_size: Annotated[int, Field(ge=2, le=MOST)] = 16
+    batch_size: Annotated[Count, Field(ge=2)] = 16
     pre_images: Literal["previous_task", "memory", "new_task", "none"] = "memory"
     memory_size: CountOrNone = 300
     remember_targets: bool = True

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from otmf import _order, cards, merging, presets, validation
 from otmf._order import FIRST
-from otmf._section import Count, Fraction, NamePattern, Positive, Section, Seed
+from otmf._section import Count, Fraction, NamePattern, Number, Positive, Section, Seed
 from otmf.limits import Limits
 from otmf.merging import AnyMerge, Merge, Otmf
 
@@ -35,13 +35,13 @@ class Training(Section):
     steps: Count | None = None
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive = 3e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
     batch_size: Count = 32
     warmup: Fraction = 0.08
-    shift: Annotated[float, Field(ge=0)] = 2.0
-    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    turn: Annotated[float, Field(ge=0)] = 0.0
-    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift: Annotated[Number, Field(ge=0)] = 2.0
+    zoom: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    turn: Annotated[Number, Field(ge=0)] = 0.0
+    jitter: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     mirror: bool = False
     seed: Seed = 0
 
@@ -59,8 +59,8 @@ class Pretrained(Training):
     learning_rate: Positive = 2e-3
     batch_size: Count = 128
     warmup: Fraction = 0.2
-    shift: Annotated[float, Field(ge=0)] = 3.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    shift: Annotated[Number, Field(ge=0)] = 3.0
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     scale: Positive = 20.0
     label_smoothing: Fraction = 0.0
 
@@ -68,8 +68,8 @@ class Pretrained(Training):
 class Split(Section):
     """How the train images of a task are divided; what is neither unlabelled nor held back is labelled."""
 
-    unlabelled: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    held_back: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    unlabelled: Annotated[Number, Field(gt=0, lt=1)] = 0.25
+    held_back: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
 
 
@@ -114,7 +114,7 @@ class HeadTune(Section):
     unlabelled_images: Count = 1024
     ridge: Positive = 0.03
     ridge_of_old: Positive = 3.0
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    fraction: Annotated[Number, Field(gt=0, le=1)] = 0.25
     steps: Count = 100
     learning_rate: Positive = 0.01
     batch_size: Count = 64
@@ -169,7 +169,7 @@ class Gate(Section):
     or merged again with unbalanced transport of that `reach` and then judged by the other rules, as `dissimilar` says.
     """
 
-    least_of_finetuned: Annotated[float, Field(ge=0)] = 0.5
+    least_of_finetuned: Annotated[Number, Field(ge=0)] = 0.5
     largest_drop: Fraction = 0.1
     largest_average_drop: Fraction = 0.05
     largest_dissimilarity: Positive | None = None

@@ -212,3 +212,13 @@ def test_picture_that_does_not_decode_is_named_as_the_card_names_it(root, tmp_pa
     (tmp_path / "pictures/train/red/b.png").write_bytes(b"no picture")
     done = CliRunner().invoke(cli.app, ["onboard", str(card), "--line", str(root)])
     assert "expected an image that decodes; received pictures/train/red/b.png (in none of the formats" in done.stderr
+
+
+def test_clone_without_the_contents_that_dvc_holds_is_refused_before_anything_starts(root, tmp_path) -> None:
+    clone = tmp_path / "clone"
+    git.run(root, "clone", "--quiet", str(root), str(clone))
+    card_path = makers.card(tmp_path / "cards", "third")
+    line, card = admission.open_all(clone, card_path)
+    wanted = r"in DVC's cache; received no data/raw/pretrained.*; fetch it with `dvc pull`"
+    with pytest.raises(workspace.WorkspaceError, match=wanted), admission.gathered(line, card, card_path):
+        pass

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import time
 
 import pytest
 from mlflow.entities import Metric
@@ -83,6 +84,16 @@ def test_store_of_another_version_of_mlflow_is_refused_naming_both(line, tmp_pat
     assert "mlflow db upgrade" in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[{}]", "null", '{"parent": 1}'])
+def test_damaged_note_of_a_run_is_a_sentence_that_names_it(line, content) -> None:
+    store = tracking.prepare(line, "small")
+    note = tracking.unsent(line) / "aaaa.parent"
+    note.parent.mkdir(parents=True)
+    note.write_text(content)
+    with pytest.raises(WorkspaceError, match=r"expected a note of how a run ends in .*/aaaa\.parent; received another"):
+        tracking.catch_up(line, store)
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
@@ -99,3 +110,18 @@ def test_relative_store_is_one_from_where_the_command_is_called(line, tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     assert tracking.uri(line) == wanted.format(here=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "where", ["postgresql://nobody@127.0.0.1:9/x", "postgresql+psycopg2://nobody@127.0.0.1:9/x", "nothing://x"]
+)
+def test_database_that_is_away_is_said_at_once(line, monkeypatch, where) -> None:
+    """MLflow asks one again for minutes, in an incident too."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+    begun = time.monotonic()
+    with pytest.raises(
+        WorkspaceError, match=r"expected a tracking store at .*; received no answer \(.*\); start it"
+    ) as caught:
+        tracking.prepare(line, "small")
+    assert time.monotonic() - begun < 20
+    assert "Background on this error" not in str(caught.value)

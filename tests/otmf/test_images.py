@@ -70,6 +70,18 @@ def test_archive_with_pickled_objects_is_refused(tmp_path) -> None:
         datasets.check(gathered(tmp_path, data=data))
 
 
+def test_archive_with_something_else_among_its_arrays_is_refused(tmp_path) -> None:
+    path = tmp_path / "images.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("train_x.npy", "test_x.npy"):
+            archive.writestr(name, b"no array")
+    with (
+        images.open_arrays(path) as arrays,
+        pytest.raises(cards.CardError, match="received one that does not read .a file that is no array"),
+    ):
+        images.read_array(arrays, "train_x", path)
+
+
 def test_picture_of_sixteen_bits_keeps_its_shades(tmp_path) -> None:
     shades = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     Image.fromarray(shades).save(tmp_path / "deep.png")

@@ -224,3 +224,10 @@ def test_many_settings_of_another_method_are_one_sentence() -> None:
         r"merge: expected settings of method wudi alone; received \w+, \w+, \w+ and \d+ more, which other methods have",
         str(caught.value),
     )
+
+
+@pytest.mark.parametrize("value", [True, "0.5"])
+@pytest.mark.parametrize("rule", ["least_of_finetuned", "largest_drop", "largest_average_drop"])
+def test_what_is_no_number_is_no_bound_of_the_gate(rule, value) -> None:
+    with pytest.raises(ValueError, match=f"expected a number; received {value!r}"):
+        settings.Gate.model_validate({rule: value})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows import git, process, promotion, versions, workspace
 from otmf import layout, ledger
@@ -20,7 +24,7 @@ STAGES = ("finetune@three", "extract@three", "merge-step@s03", "head-tune@s03", 
 
 
 @pytest.fixture(scope="module")
-def two(otmf, tmp_path_factory) -> layout.Layout:
+def made(otmf, tmp_path_factory) -> layout.Layout:
     """A light line with two tasks, and one that the gate refused."""
     folder = tmp_path_factory.mktemp("lines")
     line = light.line(folder / "small")
@@ -28,6 +32,13 @@ def two(otmf, tmp_path_factory) -> layout.Layout:
         otmf("onboard", makers.card(folder / "cards", name, seed=seed), "--line", line.root)
     otmf("onboard", makers.card(folder / "cards", light.REFUSED, seed=9), "--line", line.root, code=1)
     return line
+
+
+@pytest.fixture
+def two(made, tmp_path) -> layout.Layout:
+    """A copy of it."""
+    shutil.copytree(made.root, tmp_path / "line/small", symlinks=True)
+    return layout.Layout(tmp_path / "line/small")
 
 
 def started(otmf, line: layout.Layout, card: Path, tmp_path: Path, **environment: str) -> subprocess.Popen:
@@ -92,6 +103,72 @@ def test_promotion_during_an_onboarding_has_it_made_again_on_top(otmf, tmp_path)
         "accepted", "refused", "overridden", "accepted"
     ]  # fmt: skip
     assert re.search(r"\d+ checks hold, 0 do not", otmf("verify", "--unsigned", "--line", line.root).stdout)
+
+
+def cached(line: layout.Layout, content: bytes) -> Path:
+    """The only file of DVC's cache with a content."""
+    (path,) = (
+        path for path in (line.root / ".dvc/cache/files").rglob("*") if path.is_file() and path.read_bytes() == content
+    )
+    return path
+
+
+def test_refused_attempt_whose_files_were_altered_is_found_and_not_promoted(two, otmf) -> None:
+    assert "BAD" not in otmf("verify", "--unsigned", "--line", two.root).stdout
+    head = cached(two, light.REFUSED.encode())
+    head.chmod(0o644)
+    head.write_bytes(b"other")
+    said = otmf("verify", "--unsigned", "--line", two.root, code=1).stdout
+    assert f"BAD rejected/{light.REFUSED}: data/models/heads/s03 in DVC's cache: expected sha256" in said
+    said = otmf("promote", light.REFUSED, "--reason", "wanted", "--line", two.root, code=1).stderr
+    assert re.search(r"expected data/models/\S+ with sha256 .* as it was refused; received", " ".join(said.split()))
+    assert [entry.version for entry in versions.history(two.root)] == [1, 2]
+    head.unlink()
+    said = otmf("promote", light.REFUSED, "--reason", "wanted", "--line", two.root, code=1).stderr
+    assert "with sha256" in " ".join(said.split())
+
+
+def test_output_of_a_run_that_nobody_recorded_is_named(two, otmf, tmp_path) -> None:
+    """DVC restores what its run cache says that a run once made: whoever writes there says what a version holds."""
+    otmf("retire", "two", "--reason", "x", "--line", two.root)
+    content = b"EVIL"
+    name = hashlib.md5(content).hexdigest()
+    listing = json.dumps([{"md5": name, "relpath": "model.safetensors"}]).encode()
+    for digest, ending, data in ((name, "", content), (hashlib.md5(listing).hexdigest(), ".dir", listing)):
+        path = two.root / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}{ending}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    for run in (path for path in (two.root / ".dvc/cache/runs").rglob("*") if path.is_file()):
+        entry = YAML(typ="safe").load(run.read_text())
+        if "finetune two" in entry["cmd"]:
+            entry["outs"][0] |= {"md5": f"{hashlib.md5(listing).hexdigest()}.dir", "size": 4}
+            run.chmod(0o644)
+            makers.write_yaml(run, entry)
+    otmf("onboard", makers.card(tmp_path / "cards", "two", seed=2), "--line", two.root)
+    assert (two.finetuned("two") / "model.safetensors").read_bytes() == content
+    said = otmf("verify", "--unsigned", "--line", two.root).stdout
+    assert "which run made finetune@two, restored from DVC's run cache" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("steps/s02.json", "{}"), ("steps/s02.json", "null"), ("steps/s02.json", ""), ("gates/s02.json", "[{}]")],
+)
+def test_damaged_results_are_one_sentence_of_the_status(two, otmf, path, content) -> None:
+    (two.root / "data/results" / path).write_text(content)
+    said = otmf("status", "--line", two.root, code=1).stderr
+    assert "expected results as `evaluate` and the gate write them in data/results of small; received others" in said
+    assert "Traceback" not in said
+
+
+def test_pipe_among_the_data_keeps_nobody_waiting(two, otmf) -> None:
+    os.mkfifo(two.raw("one") / "pipe")
+    assert (
+        "BAD file data/raw/one/pipe: expected a file or a folder; received a pipe"
+        in otmf("verify", "--unsigned", "--line", two.root, code=1).stdout
+    )
+    said = otmf("retrain", "--plan", "--line", two.root, code=1).stderr
+    assert "received a pipe, a socket or a device at data/raw/one/pipe; delete it" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,11 @@ def doubled_registered(root: Path) -> None:
     client.create_model_version("small", source=first.source, run_id=first.run_id, tags=first.tags)
 
 
+def staged_in_registry(root: Path) -> None:
+    client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(root)))
+    client.transition_model_version_stage("small", "1", "Production")
+
+
 def no_file(root: Path) -> None:
     (root / "data/lineage/000002.json").unlink()
     os.mkfifo(root / "data/lineage/000002.json")
@@ -259,6 +264,7 @@ ALTERED = {
     "command in git's configuration": (lambda root: subprocess.run(["git", "config", "filter.x.clean", "cat"], cwd=root, check=True), "BAD git configuration: filter.x.clean"),
     "version of a stranger": (stranger_registered, "BAD registry: MLflow's version 3: expected a version that otmf registered; received another, which models:/small/3 loads"),
     "version doubled": (doubled_registered, "BAD registry: MLflow's version"),
+    "version in a stage": (staged_in_registry, "BAD registry: v1: expected neither a stage nor a status of MLflow's, which otmf does not set; received the stage Production"),
     "last record": (last_record_lost, "BAD registry: end of the ledger: expected at least 3 records; received 2"),
 }  # fmt: skip
 
