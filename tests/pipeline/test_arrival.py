@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,23 @@ def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, ro
         run.data.tags["task"] for run in parents if any(tag.startswith("restored.finetune") for tag in run.data.tags)
     }
     assert restored >= set(order[1:]), "trained before their turn came"
+
+
+def test_rollback_while_a_worker_onboards_is_done_at_once_and_both_land(otmf, root, worker, tmp_path) -> None:
+    for seed in range(len(tasks(root)), 2):  # the first has nothing to be merged with
+        otmf("onboard", makers.card(tmp_path, f"early{seed}", seed=20 + seed), "--line", root)
+    known = tasks(root)
+    slow = {"steps": 1200, "objective": "sinkhorn_divergence"}
+    otmf("submit", makers.card(tmp_path, "finch", seed=11, merge=slow), "--line", root)
+    attempt = root / ".otmf/attempts/finch"
+    wait_for(lambda: any(is_stage(one, "merge_step") for one in working(psutil.process_iter(), attempt)))
+    otmf("rollback", "v1", "--reason", "at night", "--line", root)
+    assert "finch" not in tasks(root), "the onboarding goes on"
+    assert versions.history(root)[-1].action == "rolled_back"
+    wait_for(lambda: tasks(root) == [*known, "finch"] and not inbox.waiting(layout.Layout(root)))
+    history = [(entry.action, entry.version) for entry in versions.history(root)]
+    assert history[-2:] == [("rolled_back", 1), ("accepted", len(known) + 1)]
+    assert re.search(r"\d+ checks hold, 0 do not", otmf("verify", "--unsigned", "--line", root).stdout)
 
 
 def test_run_whose_engine_is_killed_is_taken_up_again(root, otmf, worker, prefect_server, tmp_path) -> None:
