@@ -1,9 +1,9 @@
 """Whether any of many mutated submissions is lost, stuck, or in the way of a sound one, on the way that arrivals take.
 
-    python -m tests.benchmarks.bench_submissions [--number N] [--sound N] [--seed N] [--output PAGE]
+    python -m tests.benchmarks.bench_submissions [--line light|images|texts] [--number N] [--sound N] [--seed N] [--output PAGE]
 
-A light line (tests/light.py) has an inbox. Submissions of every kind (arrays, pictures, tables, checkpoints) are put into it with bytes flipped,
-cut, repeated or taken from elsewhere, with keys and values of their cards altered, with tags of YAML, odd numbers, escapes, links, pipes and
+A light line (tests/light.py) gets submissions of arrays, pictures and tables; a line of images and one of texts, with a small base each, get
+checkpoints, adapters, pickles and folders with a tokeniser. They are put into its inbox with bytes flipped, cut, repeated or taken from elsewhere, with keys and values of their cards altered, with tags of YAML, odd numbers, escapes, links, pipes and
 folders in the places of files; every so often there is a sound one. They are accepted as the flow `sweep` does, and dealt with as the flow
 `arrive` does. The sound ones are onboarded with light stages. So are the first of the mutated ones that pass every check, as what was altered did no
 harm; of the others of those the onboarding itself is left out, which takes seconds each.
@@ -78,6 +78,79 @@ def originals(folder: Path) -> list[Path]:
     return found
 
 
+def images_line(folder: Path) -> tuple[layout.Layout, list[Path]]:
+    """A line of images with one task, and submissions that bring its expert in every form."""
+    import torch
+    from safetensors.torch import save_file
+
+    from otmf import checkpoints
+
+    line = layout.Layout(makers.line(folder / "small"))
+    expert = _first(line, makers.card(folder / "cards", "first", seed=2))
+    state = checkpoints.load(expert)
+    other = {key: value * 1.001 if value.is_floating_point() else value for key, value in state.items()}
+    found = []
+    for name in ("tensors", "pickle", "adapter"):
+        place = folder / "originals" / name
+        card = makers.card(
+            place, name, seed=len(name), checkpoint={"path": "adapter" if name == "adapter" else f"expert.{name}"}
+        )
+        if name == "tensors":
+            checkpoints.save(other, place / "expert.safetensors")
+        elif name == "pickle":
+            torch.save(other, place / "expert.pt")
+        else:
+            (place / "adapter").mkdir()
+            key = "transformer.resblocks.0.mlp.c_fc"
+            wide, high = state[f"{key}.weight"].shape[1], state[f"{key}.weight"].shape[0]
+            factors = {
+                f"base_model.model.{key}.lora_A.weight": torch.ones(2, wide),
+                f"base_model.model.{key}.lora_B.weight": torch.ones(high, 2),
+            }
+            save_file(factors, place / "adapter/adapter_model.safetensors")
+            (place / "adapter/adapter_config.json").write_text(
+                json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4})
+            )
+        text = card.read_text().replace("expert.tensors", "expert.safetensors").replace("expert.pickle", "expert.pt")
+        card.write_text(text)
+        found.append(place)
+    return line, found
+
+
+def texts_line(folder: Path) -> tuple[layout.Layout, list[Path]]:
+    """A line of texts with one task, and submissions that bring an encoder with its tokeniser as Hugging Face saves it."""
+    import torch
+    from transformers import BertModel
+
+    line = layout.Layout(makers.text_line(folder / "small"))
+    _first(line, makers.text_card(folder / "cards", "first", seed=2))
+    place = folder / "originals/folder"
+    makers.text_card(place, "folder", seed=3, checkpoint={"path": "expert"})
+    shutil.copytree(folder / "small_materials/tiny-bert", place / "expert")
+    model = BertModel.from_pretrained(place / "expert")
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(1.001)
+    model.save_pretrained(place / "expert")
+    return line, [place]
+
+
+def _first(line: layout.Layout, card: Path) -> Path:
+    """Onboards a line's first task, which makes its base; the model that was fine-tuned."""
+    from flows import arrival
+
+    arrival.onboard(str(line.root), str(card))
+    return line.finetuned(card.stem) / "model.safetensors"
+
+
+def light_line(folder: Path) -> tuple[layout.Layout, list[Path]]:
+    """A light line, and submissions of data of every kind."""
+    return light.line(folder / "small"), originals(folder / "originals")
+
+
+LINES = {"light": light_line, "images": images_line, "texts": texts_line}
+
+
 def mutated(rng: random.Random, original: Path, others: list[Path], target: Path) -> str:
     """Copies a submission with something altered; says how."""
     shutil.copytree(original, target)
@@ -102,6 +175,9 @@ def mutated(rng: random.Random, original: Path, others: list[Path], target: Path
         )
     )
     victim = rng.choice(files)
+    brought = [path for path in files if path.suffix in (".safetensors", ".pt", ".json")]
+    if brought and rng.random() < 0.7:
+        victim = rng.choice(brought)
     if kind == "value":
         _line(card, rng, lambda _: f"{rng.choice(KEYS)}: {rng.choice(VALUES)}")
     elif kind == "key":
@@ -144,6 +220,7 @@ def _line(card: Path, rng: random.Random, made: Callable[[str], str]) -> None:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--line", choices=LINES, default="light")
     asked.add_argument("--number", type=int, default=10_000)
     asked.add_argument("--sound", type=int, default=10)
     asked.add_argument("--seed", type=int, default=0)
@@ -155,11 +232,11 @@ def main() -> None:
         server.own(Path(name) / "prefect") as url,
     ):
         os.environ |= {"PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
-        page = measured(Path(name), given.number, given.sound, random.Random(given.seed))
+        page = measured(Path(name), given.line, given.number, given.sound, random.Random(given.seed))
     page = (
         machine.heading(
             "Mutated submissions on the way that arrivals take",
-            f"python -m tests.benchmarks.bench_submissions --number {given.number}",
+            f"python -m tests.benchmarks.bench_submissions --line {given.line} --number {given.number}",
         )
         + page
     )
@@ -168,13 +245,14 @@ def main() -> None:
         given.output.write_text(page, encoding="utf-8")
 
 
-def measured(folder: Path, number: int, sound: int, rng: random.Random) -> str:
+def measured(folder: Path, kind: str, number: int, sound: int, rng: random.Random) -> str:
     from prefect import flow
 
     from flows import arrival
 
-    line = light.line(folder / "small")
-    kinds, sources, begun = collections.Counter(), originals(folder / "originals"), time.monotonic()
+    line, sources = LINES[kind](folder)
+    sound_card = makers.text_card if kind == "texts" else makers.card
+    kinds, begun = collections.Counter(), time.monotonic()
     inbox.FIRST_PAUSE = timedelta(0)  # what is tried again is tried at once
     inbox.SETTLED = -1.0
     seconds: list[float] = []
@@ -194,7 +272,7 @@ def measured(folder: Path, number: int, sound: int, rng: random.Random) -> str:
             put.parent.mkdir(exist_ok=True)
             kinds[mutated(rng, rng.choice(sources), sources, put)] += 1
             if place % max(1, number // sound) == number // sound // 2:
-                makers.card(inbox.inbox(line) / f"z{place:05d}", f"sound_{place}", seed=place)
+                sound_card(inbox.inbox(line) / f"z{place:05d}", f"sound_{place}", seed=place)
             if place % 50 == 49 or place == number - 1:
                 _round(line, arrival, seconds)
 
