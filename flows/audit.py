@@ -66,6 +66,7 @@ def _audit(
         deviations=[*_deviations(records, record), *_unlicensed(tasks, base), *(f"{one.about}: {one.trouble}" for one in broken)],
         checks_held=sum(not check.trouble and not check.uncovered for check in checks),
         checks_broken=broken,
+        not_covered=[check.about for check in checks if check.uncovered],
         base=_data(stages["pretrained"], "data/raw/pretrained"),
         base_licence=_base_licence(base),
         tasks=tasks,

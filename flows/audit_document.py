@@ -120,6 +120,7 @@ class Audit(_Part):
     deviations: list[str]
     checks_held: int
     checks_broken: list[Broken]
+    not_covered: list[str]
     base: Data
     base_licence: str
     tasks: list[Task]

@@ -44,6 +44,10 @@ def require(root: Path) -> None:
 
 def require_versions(root: Path) -> None:
     """Refuses a line whose branch lacks a version that has a tag. Raises WorkspaceError with what to do."""
+    if git.run(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        raise WorkspaceError(
+            f"expected all of the history of {root.name}; received a shallow clone; fetch the rest with `git fetch --unshallow`"
+        )
     if missing := _unmerged_tags(root):
         raise WorkspaceError(
             f"expected branch {NAME} to have every version; received tag {missing[0]}, whose commit is not on it; bring the branch back with "

@@ -95,6 +95,9 @@ _NAMES_A_COMMAND = re.compile(
 _REFUSED = re.compile(r"core\.worktree|url\..+\.(insteadof|pushinsteadof)|remote\..+\.vcs")
 
 
+_SUBMODULE = {"core.worktree": ", or, if the line is a submodule, clone it by itself"}
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: where it stands (system, global, local, worktree, command), its key with section and name in small letters, its value."""
@@ -124,7 +127,8 @@ def refuse(folder: Path, settings: Sequence[Setting]) -> None:
     if found is not None:
         raise ProcessError(
             f"expected no {found} in the git configuration of {folder}; received one, which leads git elsewhere; remove it with "
-            f"`git config --unset-all {shlex.quote(found)}`, or set it in your global configuration"
+            f"`git config --unset-all {shlex.quote(found)}`"
+            + _SUBMODULE.get(found, ", or set it in your global configuration")
         )
 
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import ipaddress
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,9 @@ from otmf import datasets, plain_json
 from stages._answers import RefusedError
 from stages._limits import Limits
 
+_HOST = re.compile(
+    rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?"
+)  # a name or an address and a port, nothing before or after
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 JSON = "application/json"
 PLAIN = {
@@ -35,7 +39,7 @@ def require_names(headers: Mapping[bytes, bytes], reached: str, limits: Limits) 
     host, origin = headers.get(b"host"), headers.get(b"origin")
     if "*" in limits.hosts:
         return
-    if host is not None and _name(f"//{host.decode('latin-1')}") not in known:
+    if host is not None and (_HOST.fullmatch(host) is None or _name(f"//{host.decode('latin-1')}") not in known):
         raise RefusedError(
             421,
             f"expected a request by a name of this server; received the host {_shown(host)}; start it with --allow-host and that name if it is one",

@@ -82,7 +82,7 @@ def document(count: int = 3, **changes) -> audit_document.Audit:
     return audit_document.Audit(**{
         "line": "shop", "version": count, "serves": "champion", "step": f"s{count:02d}", "sha256": sha("model"), "encoder": "ViT-B-32", "reads": "images", "commit": "c" * 40,
         "generated": AT, "deviations": ["1 of 3 records are unsigned: 000001.json", f"v2 was accepted against the gate: {HOSTILE}"],
-        "checks_held": 79, "checks_broken": [], "base": audit_document.Data(path="data/raw/pretrained", sha256=sha("base"), md5=None), "base_licence": "",
+        "checks_held": 79, "checks_broken": [], "not_covered": [f"notes {HOSTILE}"], "base": audit_document.Data(path="data/raw/pretrained", sha256=sha("base"), md5=None), "base_licence": "",
         "tasks": tasks, "steps": steps, "decisions": decisions, "stages": stages, "packages": {"otmf": "0.1.0+abc", "torch": "2.13"},
         "flow_run": "run", "runs": {"parent": "f" * 32}, "host": {"system": "Linux"}, "started": AT, "finished": AT, **changes,
     })  # fmt: skip

@@ -208,6 +208,16 @@ def test_head_elsewhere_is_refused_with_the_way_back(line, away, said) -> None:
         branch.require(line.root)
 
 
+def test_shallow_clone_is_refused_with_what_fetches_the_rest(line, tmp_path) -> None:
+    for name in ("a", "b"):
+        (line.root / "NOTE").write_text(name)
+        git.run(line.root, "add", "NOTE")
+        git.run(line.root, "commit", "--quiet", "-m", name)
+    git.run(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{line.root}", "shallow")
+    with pytest.raises(workspace.WorkspaceError, match="received a shallow clone; .*`git fetch --unshallow`"):
+        branch.require_versions(tmp_path / "shallow")
+
+
 def test_branch_that_lacks_a_version_is_refused(line) -> None:
     git.run(line.root, "tag", "model/v1")
     branch.require_versions(line.root)

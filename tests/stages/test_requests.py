@@ -46,6 +46,9 @@ def test_names_of_this_server_are_answered(host) -> None:
         "[::1",
         "\xff",
         "models.example.evil",
+        "evil.example:80@localhost",
+        "localhost/evil",
+        "localhost:80:90",
     ],
 )
 def test_another_name_is_refused(host) -> None:
