@@ -174,6 +174,14 @@ def text_line(folder: Path, **defaults) -> Path:
     return folder
 
 
+def commit(root: Path, message: str) -> None:
+    """Commits whatever lies in a folder, as a person does."""
+    from flows import git
+
+    git.run(root, "add", "--all")
+    git.run(root, "commit", "--quiet", "--message", message)
+
+
 def write_yaml(path: Path, content: object) -> None:
     yaml = YAML(typ="rt")
     with path.open("w", encoding="utf-8") as stream:

@@ -29,7 +29,7 @@ def colleague(line: layout.Layout, tmp_path: Path) -> None:
     clone = tmp_path / "colleague"
     subprocess.run(["git", "clone", "--quiet", str(bare(line)), str(clone)], check=True)
     (clone / "NOTES.md").write_text("words\n")
-    workspace.commit(clone, "Say something")
+    makers.commit(clone, "Say something")
     git.run(clone, "push", "--quiet", "origin", "main")
 
 
@@ -97,7 +97,7 @@ def test_version_is_in_the_remote_with_its_tag_once_the_line_stands_at_it(line) 
 def test_two_histories_are_left_to_a_person(line, tmp_path) -> None:
     colleague(line, tmp_path)
     (line.root / "mine").write_text("x")
-    workspace.commit(line.root, "Mine")
+    makers.commit(line.root, "Mine")
     with pytest.raises(workspace.WorkspaceError, match="received 1 commits only here and 1 only there"):
         remotes.synchronise(line)
 

@@ -48,9 +48,8 @@ def line(otmf, tmp_path_factory) -> Path:
     shown(otmf("onboard", first, "--line", root, OTMF_ACTOR=BAD))
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("least_of_finetuned: 0", "least_of_finetuned: 9"))
-    from flows import workspace
 
-    workspace.commit(root, BAD)
+    makers.commit(root, BAD)
     shown(otmf("onboard", second, "--override", BAD, "--line", root, OTMF_ACTOR=BAD))
     assert "gate" in shown(otmf("onboard", third, "--line", root, code=1, OTMF_ACTOR=BAD))
     shown(otmf("rollback", "--reason", BAD, "--by", BAD, "--line", root))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from flows import git, keyring, repro, tracking, workspace
+from flows import git, keyring, repro, tracking
 from otmf import keys, layout, ledger, statements
 from tests import makers
 from tests.pipeline import ledgers
@@ -81,7 +81,7 @@ def test_record_says_what_went_in_and_who_made_it(made) -> None:
 
 
 def commit(root: Path) -> None:
-    workspace.commit(root, "Nothing to see here")
+    makers.commit(root, "Nothing to see here")
 
 
 def cached(root: Path, path: str) -> Path:

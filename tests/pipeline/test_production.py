@@ -172,7 +172,7 @@ def test_somebody_else_pushed_and_the_next_submission_goes_on_from_there(site, t
     clone = tmp_path / "colleague"
     subprocess.run(["git", "clone", "--quiet", str(site.bare), str(clone)], check=True)
     (clone / "NOTES.md").write_text("a colleague's words\n")
-    workspace.commit(clone, "Say something")
+    makers.commit(clone, "Say something")
     git.run(clone, "push", "--quiet", "origin", "main")
     known = len(tasks(site.line))
     site.otmf("submit", makers.card(tmp_path, "third", seed=4))
