@@ -18,6 +18,7 @@ from flows import branch, git, lockfile, process, remotes, repro, workspace
 from flows.failures import WorkspaceError
 from otmf import errors, layout, ledger
 
+MOMENT = 10.0  # seconds that a landing or a decision of others is waited for in any case
 PATIENCE = 600.0  # seconds that an attempt waits for decisions and for landings of others before its own
 
 
@@ -39,7 +40,7 @@ def turn(line: layout.Layout, *, patience: float = 0, say: Callable[[str], objec
     Raises:
         WorkspaceError: if another process holds it for longer, or it is not as it has to be.
     """
-    with workspace.locked(line, patience=patience):
+    with workspace.locked(line, patience=max(patience, MOMENT)):
         branch.require(line.root)
         for said in finish(line):
             say(said)

@@ -13,14 +13,15 @@ def complete(line: layout.Layout, say: Callable[[str], object]) -> None:
 
     Nothing is done to a line that somebody holds, or whose HEAD is elsewhere: what is open stays noted.
     """
-    try:
-        with workspace.locked(line):
-            branch.require(line.root)
-            for said in landing.finish(line):
-                say(said)
-    except failures.EXPECTED as error:
-        if landing.unfinished(line):
-            say(f"a landing that was cut off is not completed yet: {errors.sentence(error)}")
+    if landing.unfinished(line):
+        try:
+            with workspace.locked(line):
+                branch.require(line.root)
+                for said in landing.finish(line):
+                    say(said)
+        except failures.EXPECTED as error:
+            if landing.unfinished(line):
+                say(f"a landing that was cut off is not completed yet: {errors.sentence(error)}")
     if registry.behind(line):
         try:
             registry.catch_up(line)

@@ -82,7 +82,8 @@ def sentences(line: layout.Layout) -> list[str]:
         if away
         else []
     )
-    for role, entry in (("Champion", versions.champion(entries)), ("Before it", versions.previous(entries))):
+    here = " at that commit" if away else ""
+    for role, entry in ((f"Champion{here}", versions.champion(entries)), ("Before it", versions.previous(entries))):
         if entry is not None:
             found.append(f"{role}: {versions.describe(entry)}, {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}")
     if entries and entries[-1].version != max(entry.version for entry in entries):
