@@ -213,7 +213,8 @@ def doubled_registered(root: Path) -> None:
 
 def staged_in_registry(root: Path) -> None:
     client = MlflowClient(tracking_uri=tracking.uri(layout.Layout(root)))
-    client.transition_model_version_stage("small", "1", "Production")
+    with pytest.warns(FutureWarning, match="deprecated"):
+        client.transition_model_version_stage("small", "1", "Production")
 
 
 def no_file(root: Path) -> None:
