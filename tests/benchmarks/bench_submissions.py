@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.bench_submissions [--line light|images|texts] [--number N] [--sound N] [--seed N] [--output PAGE]
 
-A light line (tests/light.py) gets submissions of arrays, pictures and tables; a line of images and one of texts, with a small base each, get
-checkpoints, adapters, pickles and folders with a tokeniser. They are put into its inbox with bytes flipped, cut, repeated or taken from elsewhere, with keys and values of their cards altered, with tags of YAML, odd numbers, escapes, links, pipes and
-folders in the places of files; every so often there is a sound one. They are accepted as the flow `sweep` does, and dealt with as the flow
-`arrive` does. The sound ones are onboarded with light stages. So are the first of the mutated ones that pass every check, as what was altered did no
-harm; of the others of those the onboarding itself is left out, which takes seconds each.
+A light line (tests/light.py) gets submissions of arrays, pictures and tables. A line of images and one of texts, with a small base each,
+get checkpoints, pickles, adapters and folders with a tokeniser. Bytes are flipped, cut, repeated or taken from elsewhere. Keys and values
+of cards are altered, with tags of YAML, odd numbers and escapes. Links, pipes and folders stand where files should. Every so often there
+is a sound one. They are accepted as the flow `sweep` does, and dealt with as the flow `arrive` does. Sound ones are onboarded, on a light
+line with light stages. So are the first of the mutated ones that pass every check, as what was altered did no harm; of the others of those
+the onboarding itself is left out, which takes seconds each.
 """
 
 from __future__ import annotations
