@@ -23,6 +23,7 @@ def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
     if card.source != cards.PACKAGED:
         gathering.resolve(card, card_path.resolve().parent)
     params = workspace.params(line)
+    encoders.require_known(line.root, params.backbone.model)
     _require_following(params, card, entries(params.defaults, card)[1])
     encoder = encoders.of(line, params)
     if card.reads != encoder.reads:

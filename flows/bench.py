@@ -28,7 +28,7 @@ from flows import (
     warm,
     workspace,
 )
-from otmf import foreign, layout, protocol, settings
+from otmf import foreign, layout, protocol, settings, strict_yaml
 
 ALL_ROWS = "rows.parquet"
 LOCK = ".lock"
@@ -80,7 +80,8 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
             f"expected a YAML file; received {config}, {'a folder' if config.is_dir() else 'which is not there'}; name the configuration"
         )
     with foreign.reading(lambda reason: workspace.not_yaml(config.name, reason)):
-        content = plain_yaml.load(config.read_text(encoding="utf-8"))
+        text = config.read_text(encoding="utf-8")
+    content = strict_yaml.loads(text, lambda reason: workspace.not_yaml(config.name, reason), load=plain_yaml.load)
     asked = protocol.check(content)
     line = workspace.open_line(line or (Path() if asked.line is None else config.parent / asked.line))
     params = workspace.params(line)

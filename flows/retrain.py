@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from flows import attempt, clones, landing, plan, workspace
+from flows import attempt, clones, encoders, landing, plan, workspace
 from otmf import layout, sequence, settings
 
 
@@ -30,6 +30,7 @@ def wanted(line: layout.Layout, tasks: Collection[str], *, everything: bool) -> 
         SettingsError: if a step's merge cannot follow the one before.
     """
     params = workspace.params(line)
+    encoders.require_known(line.root, params.backbone.model)
     for task in tasks:
         _require(params, task)
     sequence.require({step: params.steps[step].merge for step in settings.chain(params.steps)})

@@ -16,9 +16,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from flows import git, plain_yaml, repro
+from flows import encoders, git, plain_yaml, repro
 from flows.failures import WorkspaceError
-from otmf import cards, foreign, gathering, layout, settings
+from otmf import cards, foreign, gathering, layout, settings, strict_yaml
 
 PARTS = (
     "data",
@@ -103,6 +103,7 @@ def _fill(
         document["backbone"] = {"model": settings.OF_THE_BASE}
     try:
         write_params(line, document)
+        encoders.require_known(line.root, params(line).backbone.model)
     except settings.SettingsError as error:  # the file is the one that was given, not its copy
         raise settings.SettingsError(
             str(error).replace(line.params.name, given[0] if given else line.params.name)
@@ -306,8 +307,7 @@ def _text(path: Path) -> str:
 
 
 def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
-    with foreign.reading(lambda reason: not_yaml(name, reason)):
-        document = load(text)
+    document = strict_yaml.loads(text, lambda reason: not_yaml(name, reason), load=load)
     if not isinstance(document, dict):
         raise settings.SettingsError(
             f"expected a mapping of sections in {name}; received {foreign.kind(document)}; mend the file"
@@ -318,7 +318,7 @@ def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
 def not_yaml(name: str, reason: str) -> settings.SettingsError:
     """The refusal of a text that does not read."""
     return settings.SettingsError(
-        f"expected YAML in {name}; received {reason.partition('To suppress this check')[0].strip()}; mend the file"
+        f"expected YAML in {name}; received text that does not parse ({reason}); mend the file"
     )
 
 

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from otmf import foreign, limits, packaged, validation
+from otmf import foreign, limits, packaged, strict_yaml, validation
 
 _NUMBER = re.compile(rb"(?<![0-9A-Za-z])[0-9][0-9A-Fa-fxo_.:]*")
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 MAX_NAME_LENGTH = 40
 _SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
 RESERVED_NAMES = ("pretrained", "compare", "retrain", "rollback")
@@ -39,6 +40,7 @@ def check_slug(name: str) -> str:
 
 Slug = Annotated[str, AfterValidator(check_slug)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+FilePath = Annotated[str, Field(max_length=1000)]
 
 
 class _Strict(BaseModel):
@@ -56,8 +58,8 @@ class Checkpoint(_Strict):
         ignored: patterns of names in the checkpoint that are left out.
     """
 
-    path: str
-    head: str | None = None
+    path: FilePath
+    head: FilePath | None = None
     missing: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -122,7 +124,7 @@ class Card(_Strict):
 
     name: Slug
     source: Literal["npz", "folder", "embedded", "torchvision", "csv", "parquet", "jsonl"]
-    path: str
+    path: FilePath
     dataset: str | None = None
     columns: Columns = Columns()
     classes: tuple[ClassName, ...] | None = None
@@ -214,7 +216,7 @@ class TextBackbone(_Strict):
         pooling: how an encoder's tokens become one vector: their mean, or the first. A decoder gives its first token's.
     """
 
-    tokeniser: str | None = None
+    tokeniser: FilePath | None = None
     length: Annotated[int, Field(ge=2, le=100_000)] = 128
     pooling: Literal["mean", "first"] = "mean"
 
@@ -232,7 +234,7 @@ class BaseCard(_Strict):
     parts: tuple[Part, ...] = ()
     held_back: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
-    path: str | None = None
+    path: FilePath | None = None
     backbone: TextBackbone | None = None
     tag: str | None = None
     licence: str = ""
@@ -298,6 +300,18 @@ def says_each_thing_once(content: Any) -> bool:
     return count <= most
 
 
+def _unwritable(content: Any) -> str | None:
+    """A text in a document, a key perhaps, that neither file systems nor UTF-8 can take; None if there is none."""
+    left = [content]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list):
+            left.extend([*one, *one.values()] if isinstance(one, dict) else one)
+        elif isinstance(one, str) and _UNWRITABLE.search(one):
+            return one
+    return None
+
+
 def _longest_number(text: bytes) -> int:
     """Length of the longest run that a reader of YAML would take for a number. Turning one into a number takes the square of it."""
     return max((len(found) for found in _NUMBER.findall(text)), default=0)
@@ -312,13 +326,20 @@ def _parse(model: type[Any], path: Path) -> Any:
         limits.require(f"digits of one number in the card {path}", _longest_number(text), "card_digits")
     except limits.LimitError as error:
         raise CardError(str(error)) from error
-    with foreign.reading(
-        lambda reason: CardError(f"expected YAML in {path}; received text that does not parse ({reason}); mend it")
-    ):
-        content = YAML(typ="safe", pure=True).load(text.decode("utf-8"))
+
+    def refusal(reason: str) -> CardError:
+        return CardError(f"expected YAML in {path}; received text that does not parse ({reason}); mend it")
+
+    with foreign.reading(refusal, ours=(CardError,)):
+        content = strict_yaml.loads(text.decode("utf-8"), refusal)
     if not says_each_thing_once(content):
         raise CardError(
             f"expected a card that says each thing once; received {path}, whose aliases repeat it many times over; write it out"
+        )
+    if (odd := _unwritable(content)) is not None:
+        raise CardError(
+            f"expected text that can be written to a file in {path}; received {validation.shown(odd)}, with the character NUL or half of a pair of "
+            "characters; remove it"
         )
     if not isinstance(content, dict):
         raise CardError(

@@ -43,6 +43,8 @@ def reason(error: BaseException) -> str:
         return "it takes more memory than there is"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, OverflowError):
+        return "a number in it is too large"
     if isinstance(error, LookupError | AttributeError | TypeError | AssertionError):
         return f"something in it cannot be read{f' ({said})' if said else ''}"
     return said or "something in it cannot be read"

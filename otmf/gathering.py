@@ -164,10 +164,14 @@ def resolve(card: cards.Card, base: Path) -> Path:
             f"expected data as files or arrays; received the card {card.name} of torchvision's {card.dataset}; take it to `otmf onboard` or `otmf "
             "submit`, which fetch the data first"
         )
-    source = (base / card.path).resolve()
-    if not source.exists():
+    try:
+        source = (base / card.path).resolve()
+        there = source.exists()
+    except OSError:  # no file system has names that long
+        there = False
+    if not there:
         raise cards.CardError(
-            f"expected the data of task {card.name} at `path`; received {card.path!r}, which does not "
+            f"expected the data of task {card.name} at `path`; received {card.path[:200]!r}, which does not "
             "exist beside the card; correct the path"
         )
     kind = "a folder" if card.source == "folder" else "a file"

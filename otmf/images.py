@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ Array = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
 ARRAYS = "images.npz"
+SHOWN = 10  # names of classes in a sentence
 LARGE, DENSEST = 1 << 30, 200  # arrays beyond LARGE bytes that were compressed more than DENSEST times are no pictures
 
 
@@ -219,6 +221,19 @@ def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
     return arrays
 
 
+def _no_class(folder: Path, received: str, folders: tuple[str, ...]) -> cards.CardError:
+    """The refusal of a folder that is named after no class; it says which class has none."""
+    absent = [name for name in folders if not (folder / name).is_dir()]
+    near = difflib.get_close_matches(received, absent, n=1) or absent[:1]
+    without = f", while the class {near[0]!r} has no folder" if near else ""
+    remedy = f"rename it to {near[0]!r}" if near else "remove it"
+    shown = ", ".join(folders[:SHOWN]) + (f" and {len(folders) - SHOWN} more" if len(folders) > SHOWN else "")
+    return cards.CardError(
+        f"expected folders named after the classes ({shown}) in {folder}; received the folder {received!r}{without}; {remedy}, or add the "
+        "class to the card"
+    )
+
+
 def file_set(folder: Path, folders: tuple[str, ...]) -> FileImages:
     if not folder.is_dir():
         raise cards.CardError(
@@ -241,10 +256,7 @@ def file_set(folder: Path, folders: tuple[str, ...]) -> FileImages:
         elif place[0] in folders:
             labels.append(folders.index(place[0]))
         else:
-            raise cards.CardError(
-                f"expected folders named after the classes in {folder}; received {place[0]!r}, a label "
-                f"outside the {len(folders)} classes; rename it or add the class"
-            )
+            raise _no_class(folder, place[0], folders)
         files.append(path)
     if unlabelled and len({len(path.relative_to(folder).parts) == 1 for path in files}) > 1:
         raise cards.CardError(

@@ -19,6 +19,25 @@ _KINDS = {
     "model_type": _MAPPING,
     "model_attributes_type": _MAPPING,
 }
+_VALUES = {
+    "string_type": "text",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "literal_error": "{expected}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number from {ge} on",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number up to {le}",
+    "finite_number": "a number that is neither infinite nor NaN",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+}
+_LENGTHS = {
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} characters",
+    "too_long": "at most {max_length} entries",
+    "too_short": "at least {min_length} entries",
+}
 MOST_TOLD = 20  # mistakes in one sentence
 ALIKE = 0.75  # of difflib's ratio: an unknown key is a known one misspelt
 
@@ -61,4 +80,10 @@ def _described(mistake: Any, known: Iterable[str]) -> str:
     text = mistake["msg"].removeprefix("Value error, ")
     if text.startswith("expected"):
         return f"{place}: {text}"
+    if mistake["type"] in _LENGTHS:
+        number = len(mistake["input"])
+        return f"{place}: expected {_LENGTHS[mistake['type']].format(**mistake['ctx'])}; received {number}; correct it"
+    if mistake["type"] in _VALUES:
+        expected = _VALUES[mistake["type"]].format(**mistake.get("ctx", {}))
+        return f"{place}: expected {expected}; received {shown(mistake['input'])}; correct it"
     return f"{place}: {text}; received {shown(mistake['input'])}; correct it"

@@ -35,6 +35,7 @@ TORCH_FREE = {
     "merging",
     "metrics",
     "packaged",
+    "plain_json",
     "presets",
     "protocol",
     "validation",
@@ -43,6 +44,7 @@ TORCH_FREE = {
     "settings",
     "splits",
     "statements",
+    "strict_yaml",
     "task_orders",
     "texts",
 }

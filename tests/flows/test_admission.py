@@ -42,7 +42,7 @@ def test_good_card_is_prepared_in_a_clone_and_the_line_stays(root, tmp_path) -> 
     assert params.tasks["good"].finetune.epochs == 3
     assert params.steps["s01"].previous == "s00"
     assert said == ["36 labelled, 18 test, 12 unlabelled"]
-    assert not list((root / ".otmf/incoming").iterdir())
+    assert not list(root.glob(".otmf/incoming/*"))
 
 
 def test_what_a_person_may_not_have_meant_is_said(root, tmp_path) -> None:
@@ -69,9 +69,9 @@ def test_card_that_changes_after_it_was_read_counts_as_it_was_read(root, tmp_pat
     ("keys", "message"),
     [
         ({"finetune": {"epoch": 3}}, "card bad: epoch: expected a known key"),
-        ({"finetune": {"learning_rate": -1}}, "card bad: learning_rate: .*greater than 0; received -1"),
-        ({"merge": {"alpha": 2}}, "card bad: alpha: .*less than or equal to 1; received 2"),
-        ({"merge": {"epsilon": 0}}, "card bad: epsilon: .*greater than 0"),
+        ({"finetune": {"learning_rate": -1}}, "card bad: learning_rate: .*expected a number above 0; received -1"),
+        ({"merge": {"alpha": 2}}, "card bad: alpha: .*expected a number up to 1; received 2"),
+        ({"merge": {"epsilon": 0}}, "card bad: epsilon: .*expected a number above 0"),
         ({"head": {"kind": "magic"}}, "card bad: kind: "),
         ({"path": "none.npz"}, "expected the data of task bad at `path`; received 'none.npz'"),
         ({"checkpoint": {"path": "none.pt"}}, "expected a file at checkpoint.path; received 'none.pt'"),
@@ -84,7 +84,7 @@ def test_bad_card_is_refused_in_one_sentence_and_the_line_stays(root, tmp_path, 
         admit(root, makers.card(tmp_path, "bad", **keys))
     assert "\n" not in str(caught.value)
     assert state(root) == before
-    assert not list((root / ".otmf/incoming").iterdir())
+    assert not list(root.glob(".otmf/incoming/*"))
 
 
 def test_card_that_its_lines_heads_do_not_fit_is_refused_by_its_name(tmp_path) -> None:
@@ -201,10 +201,10 @@ def test_class_folder_with_a_wrong_name_is_refused_once_and_before_anything_star
     done = CliRunner().invoke(cli.app, ["onboard", str(card), "--line", str(root)])
     assert done.exit_code == 1
     assert (done.stdout + done.stderr).count("expected folders named after the classes") == 1, done.stdout + done.stderr
-    assert "received 'gren'" in done.stderr
+    assert "received the folder 'gren', while the class 'green' has no folder" in done.stderr
     assert str(root / ".otmf") not in done.stderr, "the user's own path, not that of our copy"
     assert not (root / ".otmf/prefect").exists()
-    assert list((root / ".otmf/incoming").iterdir()) == []
+    assert not list(root.glob(".otmf/incoming/*"))
 
 
 def test_picture_that_does_not_decode_is_named_as_the_card_names_it(root, tmp_path) -> None:

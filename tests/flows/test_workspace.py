@@ -79,7 +79,19 @@ def test_parameter_file_may_leave_out_what_is_the_templates(tmp_path) -> None:
         ("backbone: {modl: 3}\n", r"^small\.yaml: backbone\.modl: expected a known key"),
         ("tasks: [1]\n", r"^small\.yaml: tasks: expected a mapping; received"),
         ("- 1\n", r"expected a mapping of sections in small\.yaml; received a list; mend the file"),
-        ("gate: !!bool maybe\n", r"expected YAML in small\.yaml; received something in it cannot be read"),
+        (
+            "gate:\n  largest_drop: !!float maybe\n",
+            r"expected YAML in small\.yaml; .* \('maybe' on line 2, which cannot be read as !!float\)",
+        ),
+        (
+            "line: a\nline: b\n",
+            r"expected YAML in small\.yaml; .* \(found duplicate key .* on line 2, column 1\); mend the file",
+        ),
+        ("backbone: {model: vit-b-23}\n", r"backbone\.model in small\.yaml; received 'vit-b-23'; write ViT-B-32"),
+        (
+            "backbone: {model: data/backbones/no.json}\n",
+            r"as backbone\.model in small\.yaml; received 'data/backbones/no\.json'",
+        ),
     ],
 )
 def test_parameter_file_that_cannot_serve_is_refused_by_its_own_name(tmp_path, text, message) -> None:

@@ -144,6 +144,17 @@ def test_whatever_a_reader_of_yaml_raises_is_one_sentence(tmp_path, value) -> No
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ['classes: ["a", "\\0"]', 'classes: ["a", "\\ud800"]', '"\\0": 1', 'path: "x\\0y"'])
+def test_text_that_no_file_can_hold_is_one_sentence(tmp_path, text) -> None:
+    path = tmp_path / "card.yaml"
+    path.write_text(f"name: a\nsource: npz\n{text}\n")
+    with pytest.raises(
+        cards.CardError, match=r"expected text that can be written to a file in .*; received .*; remove it"
+    ) as raised:
+        cards.read(path)
+    str(raised.value).encode("utf-8")
+
+
 @pytest.mark.parametrize("number", ["9" * 250_000, "0x" + "f" * 250_000, "1" * 500 + ".5", "1e" + "9" * 500])
 def test_number_of_many_digits_is_refused_before_it_is_read(tmp_path, number) -> None:
     begun = time.monotonic()

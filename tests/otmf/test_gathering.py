@@ -33,10 +33,12 @@ def test_embedded_task_is_gathered_to_the_same_bytes_each_time(tmp_path) -> None
     assert (tmp_path / "one/images.npz").read_bytes() == (tmp_path / "two/images.npz").read_bytes()
 
 
-def test_folder_named_after_no_class_is_a_label_outside_the_classes(tmp_path) -> None:
+def test_folder_named_after_no_class_is_refused_with_the_class_that_lacks_one(tmp_path) -> None:
     card = folder_card(tmp_path, classes=("a", "c"))
     with pytest.raises(
-        cards.CardError, match="expected folders named after the classes in .* received 'b', a label outside"
+        cards.CardError,
+        match=r"expected folders named after the classes \(a, c\) in .* received the folder 'b', while the class 'c' has no folder; "
+        "rename it to 'c', or add the class",
     ):
         gathering.gather(card, tmp_path / "given", tmp_path / "raw")
 
@@ -69,3 +71,10 @@ def test_base_takes_the_held_back_part_alone_where_asked(tmp_path) -> None:
     whole = datasets.load(tmp_path / "raw").train
     assert kept.fingerprints() == [whole.fingerprints()[position] for position in split.held_back]
     assert json.loads((tmp_path / "base/base.json").read_text())["parts"] == ["squares"]
+
+
+@pytest.mark.parametrize("length", [300, 900])
+def test_path_that_is_too_long_for_any_file_is_data_that_does_not_exist(tmp_path, length) -> None:
+    card = cards.Card(name="long", source="npz", path="x" * length)
+    with pytest.raises(cards.CardError, match="which does not exist beside the card"):
+        gathering.resolve(card, tmp_path)

@@ -40,10 +40,10 @@ def test_good_parameters_pass_and_give_the_chain() -> None:
     ("content", "message"),
     [
         (changed(colour="red"), "colour: expected a known key; received an unknown one"),
-        (changed(steps__s01__merge__alpha=1.5), r"steps.s01.merge.alpha: .*less than or equal to 1; received 1.5"),
-        (changed(steps__s01__merge__alpha=-0.1), "steps.s01.merge.alpha: .*greater than or equal to 0"),
+        (changed(steps__s01__merge__alpha=1.5), r"steps.s01.merge.alpha: .*expected a number up to 1; received 1.5"),
+        (changed(steps__s01__merge__alpha=-0.1), "steps.s01.merge.alpha: .*expected a number from 0 on"),
         (changed(steps__s01__merge__alpha=float("nan")), "steps.s01.merge.alpha: .*finite"),
-        (changed(steps__s01__merge__epsilon=0), "steps.s01.merge.epsilon: .*greater than 0; received 0"),
+        (changed(steps__s01__merge__epsilon=0), "steps.s01.merge.epsilon: .*expected a number above 0; received 0"),
         (
             changed(steps__s02__previous="s07"),
             "steps.s02.previous: expected s00 or another step; received 's07', which is unknown",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +20,9 @@ class Outer(BaseModel):
     tasks: tuple[int, ...] = Field(default=(1,), min_length=1)
     inner: Inner = Inner()
     by_name: dict[str, int] = {}
+    count: int = Field(default=1, gt=0)
+    name: str = Field(default="", max_length=4)
+    kind: Literal["a", "b"] = "a"
 
 
 def said(**values) -> str:
@@ -38,8 +43,16 @@ def test_kinds_have_plain_names() -> None:
     assert said(by_name=[1]) == "by_name: expected a mapping; received [1]; correct it"
 
 
+def test_bounds_and_choices_are_told_in_plain_words() -> None:
+    assert said(inner={"rate": "fast"}) == "inner.rate: expected a number; received 'fast'; correct it"
+    assert said(count=0) == "count: expected a number above 0; received 0; correct it"
+    assert said(count=1.5) == "count: expected a whole number; received 1.5; correct it"
+    assert said(name="abcde") == "name: expected at most 4 characters; received 5; correct it"
+    assert said(kind="c") == "kind: expected 'a' or 'b'; received 'c'; correct it"
+
+
 def test_list_is_too_short_only_where_nothing_in_it_is_wrong() -> None:
-    assert "at least 1 item" in said(tasks=[])
+    assert said(tasks=[]) == "tasks: expected at least 1 entries; received 0; correct it"
     assert said(tasks=["x"]).count(";") == 2  # one sentence
 
 

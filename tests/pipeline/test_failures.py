@@ -98,8 +98,8 @@ def test_checkpoint_that_cannot_be_adopted(otmf, copy, expert, tmp_path, kind, m
     ("old", "new", "message"),
     [
         ("line: small", "line: small\ncolour: red", "params.yaml: colour: expected a known key"),
-        ("alpha: 0.8", "alpha: 1.8", "steps.s01.merge.alpha: .*less than or equal to 1"),
-        ("epsilon: 0.05", "epsilon: 0", "epsilon: .*greater than 0"),
+        ("alpha: 0.8", "alpha: 1.8", "steps.s01.merge.alpha: .*expected a number up to 1"),
+        ("epsilon: 0.05", "epsilon: 0", "epsilon: .*expected a number above 0"),
         ("previous: s01", "previous: s09", "steps.s02.previous: expected s00 or another step; received 's09'"),
         ("previous: s00", "previous: s02", "received a cycle"),
         ("task: second", "task: first", "expected a task not merged before; received 'first'"),
