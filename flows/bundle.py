@@ -16,13 +16,19 @@ def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
     """Writes a bundle into a folder that does not exist, whole or not at all; returns the version's files in it.
 
     Raises:
-        WorkspaceError: if there is no such version, the folder exists, or something of the version is not as recorded.
+        WorkspaceError: if there is no such version, the folder exists, no key signs the ledger, or something of the version is not
+            as recorded.
     """
     if folder.exists():
         raise workspace.WorkspaceError(
             f"expected a new folder for the bundle; received {folder}, which exists; choose another"
         )
     records = ledger.read(line.root)
+    if ledger.in_force(records) is None:
+        raise workspace.WorkspaceError(
+            f"expected a ledger that a key signs, as a bundle is checked with its public half; received the unsigned one of {line.root.name}; sign it "
+            "from here on with `otmf keys new --reason ...`, then write the bundle"
+        )
     versions.find(versions.history(line.root), number)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -39,13 +45,20 @@ def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
         )
         shutil.copyfile(SCRIPT, part / "verify.py")
         said = (
-            report.environment().get_template("bundle.md.j2").render(line=workspace.params(line).line, version=number)
+            report.environment()
+            .get_template("bundle.md.j2")
+            .render(line=workspace.params(line).line, version=number, command=command("verify.py", records))
         )
         (part / "README.md").write_text(said, encoding="utf-8")
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return names
+
+
+def command(script: str, records: list[ledger.Record]) -> str:
+    """How a bundle is checked: records from before the first key have to be taken as they are."""
+    return f"python -I {script} KEY.pub" + ("" if records and records[0].envelope.signatures else " --unsigned")
 
 
 def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Record, target: Path) -> None:

@@ -62,12 +62,21 @@ def new(
         made = keys.new(part)
         key, at = made.public_key, path(line, made.public_key.keyid)
         part.rename(at)
-        at.with_suffix(".pub").write_text(keys.pem(key), encoding="utf-8")
-        # the file stays whatever happens from here on: the git remote may know the key already
-        clone = clones.begin(line, "_key", outputs=False)
-        ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
-        workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
-        trouble = landing.land(line, clone, outputs=False)
+        try:
+            clone = clones.begin(line, "_key", outputs=False)
+            ledger.append(clone.root, _announcing(key, by or versions.actor(), reason), [made, *before])
+            workspace.commit(clone.root, f"Sign the ledger with {key.keyid[:16]}\n\n{reason}")
+            at.with_suffix(".pub").write_text(keys.pem(key), encoding="utf-8")
+        except BaseException:  # nobody knows the key yet
+            for half in (at, at.with_suffix(".pub")):
+                half.unlink(missing_ok=True)
+            raise
+        try:
+            trouble = landing.land(line, clone, outputs=False)
+        except BaseException:  # the private half stays, as the git remote may know the key; nobody is to trust it before it is in the ledger
+            if ledger.in_force(ledger.read(line.root)) != key:
+                at.with_suffix(".pub").unlink(missing_ok=True)
+            raise
     if trouble:
         log(trouble)
     return key

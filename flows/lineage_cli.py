@@ -70,6 +70,7 @@ def verify(
     from flows import bundle as bundling
     from flows import keyring, verification, workspace
     from flows.versions import number
+    from otmf import ledger
 
     with clear_failures():
         found = workspace.open_line(line)
@@ -102,9 +103,8 @@ def verify(
             out.print(f"No bundle was written to {bundle}: what does not hold is not passed on.")
         if bundle is not None and not broken:
             names = bundling.write(found, wanted[0], bundle)
-            out.print(
-                f"Bundle: {bundle}, {len(names)} files; check it elsewhere with: python -I {bundle.name}/verify.py KEY.pub"
-            )
+            command = bundling.command(f"{bundle.name}/verify.py", ledger.read(found.root))
+            out.print(f"Bundle: {bundle}, {len(names)} files; check it elsewhere with: {command}")
     if broken:
         raise typer.Exit(1)
 

@@ -42,16 +42,17 @@ def announced(root: Path, trusted: Sequence[keys.PublicKey]) -> checks.Check:
 def signatures(
     records: list[ledger.Record], trusted: Sequence[keys.PublicKey], unsigned: bool
 ) -> Iterator[checks.Check]:
+    """Each signature; records that nobody signed, which come before the first key, as one check."""
+    without = []
     for record, said in ledger.signatures(records, trusted):
         if said == "unsigned":
-            said = (
-                ""
-                if unsigned
-                else "expected a signature; received none; pass --unsigned to take such records as they are"
-            )
-            yield checks.Check(f"signature of {record.name}: unsigned", said)
+            without.append(record.name)
         else:
             yield checks.Check(f"signature of {record.name}", said or "")
+    if without:
+        which = without[0] if len(without) == 1 else f"{without[0]} to {without[-1]}"
+        trouble = f"expected a signature; received {len(without)} of {len(records)} records without one; pass --unsigned to take them as they are"
+        yield checks.Check(f"signature of {which}: unsigned", "" if unsigned else trouble)
 
 
 def decisions(found: checks.Examined) -> Iterator[checks.Check]:

@@ -31,8 +31,12 @@ def new(path: Path) -> CryptoSigner:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise KeyFileError(f"expected no file at {path}; received one; move it away, or name another place") from error
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(signer.private_bytes)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(signer.private_bytes)
+    except OSError:  # a full disk: half a key is none
+        path.unlink()
+        raise
     return signer
 
 

@@ -54,7 +54,7 @@ def main() -> int:
             except VerificationError:
                 bad.append(f"{path.name} is not signed by {one.keyid[:16]}")
         if force is None and new is None and not given.unsigned:
-            bad.append(f"{path.name} is unsigned")
+            bad.append(f"{path.name} is unsigned; --unsigned takes records from before the first key as they are")
         force, previous = new or force, hashlib.sha256(content).hexdigest()
         met = met or (new is not None and new.keyid == mine.keyid)
         made = predicate["otmf_decision"].get("version") if "buildDefinition" in predicate else None

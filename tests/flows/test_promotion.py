@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -230,8 +231,21 @@ def test_new_key_stays_where_the_line_could_not_be_moved(line, monkeypatch) -> N
     with pytest.raises(workspace.WorkspaceError, match="expected the git remote to take it"):
         keyring.new(line, by="ada", reason="first", log=print)
     assert len(list(keyring.folder(line).glob("*.pem"))) == 1, "the remote may know it already"
+    assert keyring.trusted(line, []) == [], "no record names it"
     with pytest.raises(workspace.WorkspaceError, match="expected a reason; received an empty one"):
         keyring.new(line, by="ada", reason=" ", log=print)
+
+
+def test_key_that_no_record_could_name_leaves_nothing(line, monkeypatch) -> None:
+    """A full disk left a public half, which verification then trusted."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledger, "append", full)
+    with pytest.raises(OSError, match="No space left"):
+        keyring.new(line, by="ada", reason="first", log=print)
+    assert list(keyring.folder(line).iterdir()) == []
 
 
 def test_kept_attempt_that_was_altered_is_not_promoted(line) -> None:

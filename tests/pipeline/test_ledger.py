@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -308,11 +309,29 @@ def test_ledger_that_nobody_signed_is_none_of_the_auditors(otmf, root, tmp_path)
     said = otmf("verify", "--line", plain, "--unsigned", "--key", key, code=1).stdout
     assert "BAD a key you trust: expected a record that names a key you trust" in said
     assert (
-        "BAD signature of 000001.json: unsigned: expected a signature; received none"
+        "BAD signature of 000001.json: unsigned: expected a signature; received 1 of 1 records without one; pass --unsigned"
         in otmf("verify", "--line", plain, code=1).stdout
     )
     assert "unsigned" in otmf("verify", "--unsigned", "--line", plain).stdout
     assert "The ledger is unsigned" in otmf("keys", "show", "--line", plain).stdout
+    said = otmf("verify", "v1", "--unsigned", "--line", plain, "--bundle", tmp_path / "v1", code=1).stderr
+    assert "expected a ledger that a key signs" in said
+    assert not (tmp_path / "v1").exists()
+
+
+def test_bundle_with_records_from_before_the_first_key_is_checked_as_it_says(otmf, tmp_path) -> None:
+    plain = makers.line(tmp_path / "plain")
+    otmf("onboard", makers.card(tmp_path / "cards", "only"), "--line", plain)
+    otmf("keys", "new", "--reason", "late", "--line", plain)
+    said = otmf("verify", "v1", "--unsigned", "--line", plain, "--bundle", tmp_path / "v1").stdout
+    assert "python -I v1/verify.py KEY.pub --unsigned" in said
+    assert "python -I verify.py KEY.pub --unsigned" in (tmp_path / "v1/README.md").read_text()
+    public = next((plain / ".otmf/keys").glob("*.pub"))
+    run = [sys.executable, "-I", tmp_path / "v1/verify.py", public]
+    done = subprocess.run([*run, "--unsigned"], capture_output=True, text=True, check=False)
+    assert "proved: line plain, v1, task only" in done.stdout
+    without = subprocess.run(run, capture_output=True, text=True, check=False).stdout
+    assert "000001.json is unsigned; --unsigned takes records from before the first key" in without
 
 
 def test_what_may_change_between_records_is_named_and_does_not_fail(otmf, root) -> None:
