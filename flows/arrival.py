@@ -104,10 +104,10 @@ def _tidy(line: layout.Layout) -> None:
 def _ahead(line: layout.Layout, name: str) -> None:
     """Fine-tunes a submission before its turn, while another merge goes on."""
     try:
-        with workspace.locked(line, patience=PATIENCE, name=f"ahead-{name}"):
+        with workspace.locked(line, patience=PATIENCE, name=inbox.turn(name)):
             place = inbox.place(line, name)
             if place is not None and not place.trained:
-                ahead(line, inbox.card(line, name), f"ahead-{name}")
+                ahead(line, inbox.card(line, name), inbox.turn(name))
                 inbox.note_trained(line, name)
     except failures.EXPECTED as error:  # it will say so again when its turn comes
         get_run_logger().warning(f"{name}: {errors.sentence(error)}")
@@ -134,8 +134,10 @@ def _deal(line: layout.Layout, name: str) -> Onboarded | None:
 
 
 def _onboard(line: layout.Layout, name: str) -> Onboarded | None:
-    lock = f"ahead-{name}"
+    lock = inbox.turn(name)
     with workspace.locked(line, patience=PATIENCE, name=lock):
+        if inbox.place(line, name) is None:  # withdrawn meanwhile
+            return _told(line, name)
         try:
             return _dealt_with(line, name)
         finally:

@@ -177,11 +177,14 @@ def rollback(
     wait: WaitOption = 0,
 ) -> None:
     """Let an earlier version serve again. Nothing is rewritten: the history gets one more entry."""
-    from flows import promotion, workspace
+    from flows import promotion, standing, workspace
 
     with clear_failures():
-        entry = promotion.roll_back(workspace.open_line(line), version, by=by, reason=reason, log=out.print, wait=wait)
+        found = workspace.open_line(line)
+        entry = promotion.roll_back(found, version, by=by, reason=reason, log=out.print, wait=wait)
         out.print(f"v{entry.version} ({entry.step}) is the champion again")
+        for said in standing.overtaking(found):
+            out.print(said)
 
 
 @app.command()

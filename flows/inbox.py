@@ -64,11 +64,21 @@ def check_name(submission: object) -> str:
     Raises:
         WorkspaceError: if it cannot be the name of a folder of the inbox.
     """
-    if not isinstance(submission, str) or not _NAME.fullmatch(submission):
+    if not isinstance(submission, str) or not is_name(submission):
         raise workspace.WorkspaceError(
             f"expected the name of a folder in the inbox; received {str(submission)[:60]!r}; name the submission as `otmf submit` does"
         )
     return submission
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder of the inbox is called as a submission can be."""
+    return _NAME.fullmatch(name) is not None
+
+
+def turn(name: str) -> str:
+    """The lock of whoever trains, merges or puts aside a submission."""
+    return f"ahead-{name}"
 
 
 def deliver(line: layout.Layout, card_path: Path) -> str:
@@ -107,7 +117,7 @@ def settled(line: layout.Layout) -> list[str]:
     """Names of the submissions in the inbox that nobody has written to for a while."""
     folder = inbox(line)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [one.name for one in found if _NAME.fullmatch(one.name) and one.is_dir() and _quiet(one)]
+    return [one.name for one in found if is_name(one.name) and one.is_dir() and _quiet(one)]
 
 
 def accept(line: layout.Layout, name: str) -> bool:
@@ -252,7 +262,7 @@ def unnamed(line: layout.Layout) -> list[str]:
     """Names of folders in the inbox that cannot be those of submissions, so that nobody takes them."""
     folder = inbox(line)
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(one.name for one in found if one.is_dir() and not _NAME.fullmatch(one.name))
+    return sorted(one.name for one in found if one.is_dir() and not is_name(one.name))
 
 
 def _accepted(line: layout.Layout, name: str) -> Path:

@@ -43,6 +43,22 @@ def watch(line: layout.Layout, out: Console, *, seconds: float = 2) -> None:
             live.update(shown(line), refresh=True)
 
 
+def overtaking(line: layout.Layout) -> list[str]:
+    """A sentence on what will serve in place of a version that somebody has just rolled back to; none if nothing waits or runs."""
+    names = [name for name, _ in inbox.waiting(line)]
+    under_way = sorted({one.attempt for one in progress.running(line)} - {inbox.turn(name) for name in names})
+    found = [f"{', '.join(under_way)} under way"] if under_way else []
+    found += (
+        [f"{len(names)} waiting ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"] if names else []
+    )
+    if not found:
+        return []
+    return [
+        f"Still to come: {' and '.join(found)}. What the gate accepts of it serves in place of this version; `otmf withdraw NAME --reason ...` takes "
+        "out what waits, and stopping the worker or the command ends what is under way"
+    ]
+
+
 def _queue(line: layout.Layout) -> list[str]:
     """Sentences on the submissions that wait, in the order accepted."""
     found = []

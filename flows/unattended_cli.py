@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.console import LineOption, clear_failures, me, out
+from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, me, out
 
 app = typer.Typer()
 
@@ -35,6 +35,24 @@ def submit(
             else ""
         )
         out.print(f"Submitted as {name}{said}; `otmf status` shows what becomes of it")
+
+
+@app.command()
+def withdraw(
+    submission: Annotated[
+        str, typer.Argument(help="Its name as `otmf status` shows it, or the task's if only one waits.")
+    ],
+    reason: ReasonOption,
+    line: LineOption = Path(),
+    by: ByOption = None,
+    wait: WaitOption = 0,
+) -> None:
+    """Take a waiting submission out of the order; it is kept as refused, with your reason, and can be submitted again."""
+    from flows import withdrawal, workspace
+
+    with clear_failures():
+        name = withdrawal.withdraw(workspace.open_line(line), submission, by=by, reason=reason, wait=wait)
+        out.print(f"{name} is withdrawn: it is not onboarded unless somebody submits it again")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from flows import encoders, git, plain_yaml, repro
 from flows.failures import WorkspaceError
-from otmf import cards, foreign, gathering, layout, settings, strict_yaml
+from otmf import cards, descent, foreign, gathering, layout, settings, strict_yaml
 
 PARTS = (
     "data",
@@ -245,20 +245,25 @@ def result(line: layout.Layout) -> dict[str, Any]:
 WORK = "work"  # the lock of changes that are prepared in clones: one at a time, for as long as they take
 
 
+class HeldError(WorkspaceError):
+    """The line, or one of its submissions, is held by another process."""
+
+
 @contextlib.contextmanager
 def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> Iterator[None]:
     """Holds the line for one change at a time; the lock ends with its holder, however that ends.
 
     Raises:
-        WorkspaceError: if another process holds it for longer than `patience` seconds.
+        HeldError: if another process holds it for longer than `patience` seconds.
     """
     line.private.mkdir(exist_ok=True)
     try:
         with FileLock(line.private / name, timeout=patience):
             yield
     except Timeout as error:
-        raise WorkspaceError(
-            f"expected {line.root.name} to be free; received a line that another change holds; wait for it "
+        who = descent.holder(line.private / name)
+        raise HeldError(
+            f"expected {line.root.name} to be free; received a line that another change holds{f' ({who})' if who else ''}; wait for it "
             "(--wait SECONDS)"
         ) from error
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 STARTED_BY = "OTMF_STARTED_BY"  # the process whose stage one is
 _LINUX = sys.platform.startswith("linux")
@@ -28,6 +29,21 @@ def lives(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def holder(lock: Path) -> str:
+    """Which process holds a lock file, for a person: `otmf onboard, process 1234`; empty where the kernel does not say."""
+    try:
+        there = lock.stat()
+        place = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+        held = [entry.split() for entry in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+        process = next(int(entry[4]) for entry in held if entry[1] == "FLOCK" and entry[5] == place)
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return ""
+    own = next((number for number, word in enumerate(words) if Path(word).name == "otmf"), None)
+    command = "a run of Prefect" if any("prefect" in word for word in words[:4]) else Path(words[0]).name
+    return f"{command if own is None else ' '.join(['otmf', *words[own + 1 : own + 2]])}, process {process}"
 
 
 def outlived(owner: int) -> bool:

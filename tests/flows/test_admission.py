@@ -113,7 +113,10 @@ def test_line_held_by_another_process_is_refused(root) -> None:
     line = workspace.open_line(root)
     with (
         workspace.locked(line),
-        pytest.raises(workspace.WorkspaceError, match="expected line to be free; received a line that another change"),
+        pytest.raises(
+            workspace.WorkspaceError,
+            match=r"expected line to be free; received a line that another change holds .*, process \d+.; wait",
+        ),
         workspace.locked(workspace.open_line(root)),
     ):
         pass

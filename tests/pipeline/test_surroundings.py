@@ -23,7 +23,7 @@ COMMAND = str(Path(sys.executable).parent / "otmf")
 def table() -> dict[str, str]:
     """Setting -> whether it has a say, of the page."""
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    part = page.partition("## What of the environment has a say")[2].partition("\n## ")[0]
+    part = page.partition("## Settings of your machine")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in part.splitlines() if row.startswith("| ")]
     return {row[0]: row[1] for row in rows[2:]}
 
