@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +39,15 @@ def require(root: Path) -> None:
     """Refuses a line whose HEAD is elsewhere than on its branch. Raises WorkspaceError with what to do."""
     if at := elsewhere(root):
         raise WorkspaceError(
-            f"expected HEAD of {root.name} on the line's branch {NAME}; received {at}; go back with `git checkout {NAME}` and `dvc checkout`, "
-            "then call it again"
+            f"expected HEAD of {root.name} on the line's branch {NAME}; received {at}; {way_back(root)}, then call it again"
         )
+
+
+def way_back(root: Path) -> str:
+    """How a person gets from what is checked out back to the line's branch."""
+    dvc = "dvc" if shutil.which("dvc") else str(Path(sys.executable).parent / "dvc")
+    folder = shlex.quote(str(root))
+    return f"go back with `git -C {folder} checkout {NAME}` and `{shlex.quote(dvc)} --cd {folder} checkout`"
 
 
 def require_versions(root: Path) -> None:
@@ -62,6 +70,15 @@ def elsewhere(root: Path) -> str:
     except process.ProcessError:
         return f"a detached HEAD at {git.run(root, 'describe', '--tags', '--always', 'HEAD').strip()}"
     return "" if found == _REF else f"branch {found.removeprefix('refs/heads/')}"
+
+
+def born(root: Path) -> bool:
+    """Whether HEAD has a commit: a branch that somebody has only named has none."""
+    try:
+        git.run(root, "rev-parse", "--quiet", "--verify", "HEAD")
+    except process.ProcessError:
+        return False
+    return True
 
 
 def head(root: Path) -> str:

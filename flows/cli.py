@@ -170,7 +170,10 @@ def promote(
 def rollback(
     reason: ReasonOption,
     version: Annotated[
-        str | None, typer.Argument(help="Version to return to, such as v3; the one that served before otherwise.")
+        str | None,
+        typer.Argument(
+            help="Version to return to, such as v3; otherwise the one that served before (after a rollback, the one that was left)."
+        ),
     ] = None,
     line: LineOption = Path(),
     by: ByOption = None,
@@ -193,7 +196,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds, until ctrl-C.")] = False,
 ) -> None:
     """Show the tasks and steps of a line, what waits and runs, which version serves, refused attempts, what is not up to date."""
-    from flows import open_ends, staleness, standing, tracking, workspace
+    from flows import branch, open_ends, staleness, standing, tracking, workspace
 
     with clear_failures():
         found = workspace.open_line(line)
@@ -202,6 +205,10 @@ def status(
             standing.watch(found, out)
             return
         out.print(standing.shown(found))
+        if not branch.born(found.root):
+            return
+        if not workspace.params(found).steps and standing.overtaking(found):
+            return
         if not workspace.params(found).steps:
             out.print(f"Next: {me()} onboard CARD --line {line} (the first also makes the base)")
             return

@@ -36,11 +36,10 @@ def branches(line: layout.Layout) -> dict[str, str]:
     return {branch.partition("/")[2]: branch for branch in sorted(found)}
 
 
-def moved_on(line: layout.Layout, branch: str) -> bool:
-    """Whether the line differs, by more than records of the ledger, from what a kept attempt stands on."""
-    return bool(
-        git.run(line.root, "diff", "--name-only", f"{branch}^", "HEAD", "--", ".", f":(exclude){ledger.FOLDER}").strip()
-    )
+def moved_on(line: layout.Layout, branch: str) -> list[str]:
+    """The files, but for records of the ledger, in which the line differs from what a kept attempt stands on."""
+    where = ("--", ".", f":(exclude){ledger.FOLDER}")
+    return git.run(line.root, "diff", "--name-only", "-z", f"{branch}^", "HEAD", *where).split("\0")[:-1]
 
 
 def drop(line: layout.Layout, name: str) -> None:

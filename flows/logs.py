@@ -36,12 +36,16 @@ class _Plain(logging.Filter):
 
 
 class _SaidOnce(logging.Filter):
-    """Leaves out what a flow's last line says again, and addresses of pages of a server that ends with the command."""
+    """Leaves out what is said elsewhere: the reason of a failed state, which is raised as well, and addresses of pages of a server
+    that ends with the command."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
             return False
-        return os.environ.get("PREFECT_UI_ENABLED") != "false" or not record.getMessage().startswith("View at ")
+        text = record.getMessage()
+        if text.startswith("Finished in state Failed("):
+            record.msg, record.args = "Finished in state Failed()", None
+        return os.environ.get("PREFECT_UI_ENABLED") != "false" or not text.startswith("View at ")
 
 
 for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from otmf.environment import OWN, QUIET, SAFE, inherited, without_proxy
 PATIENT = {"GOMP_SPINCOUNT": "5000"}
 
 
-LONGEST = 600  # characters of what another tool says that are passed on
+LONGEST = 600  # characters of what another tool says that are passed on,
+MOST = 4  # and lines
+FULL = 1 << 20  # bytes left on a disk that many writes need more of
 _FAILED = re.compile(r"^(ERROR|error|fatal): *")
 _ADVICE = re.compile(r"dvc\.org/support")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -69,7 +72,7 @@ def read(
     )
     if done.returncode != 0:
         said = [line for stream in (done.stdout, done.stderr) for line in stream.decode(errors="replace").splitlines()]
-        raise ProcessError(_last_sentence(said, arguments))
+        raise ProcessError(_last_sentence(said, arguments) + _full(folder))
     return done.stdout
 
 
@@ -121,7 +124,7 @@ def pump(
     finally:
         process.stdout.close()
     if code != 0:
-        raise ProcessError(_last_sentence(lines, arguments), lasting=_lasting(lines))
+        raise ProcessError(_last_sentence(lines, arguments) + _full(folder), lasting=_lasting(lines))
     return lines
 
 
@@ -158,8 +161,23 @@ def _last_sentence(lines: list[str], arguments: Sequence[str]) -> str:
     plain = [line for line in (_ANSI.sub("", line).strip() for line in lines) if line and not _ADVICE.search(line)]
     first = next((place for place, line in enumerate(plain) if _FAILED.match(line)), None)
     said = plain[-1:] if first is None else plain[first:]
+    if len(said) > MOST + 1:  # git names every file that it could not write
+        said = [*said[:MOST], f"and {len(said) - MOST} more lines"]
     text = " ".join(_FAILED.sub("", line) for line in said)[:LONGEST] or "nothing"
     return f"expected `{_typed(arguments)}` to succeed; received: {text}"
+
+
+def _full(folder: Path) -> str:
+    """That a folder's disk is full, where it is: git and DVC then name the files that they could not write, and not why."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return (
+        f" (the disk of {folder} is full: {free // 1024} KiB left; make room, then call it again)"
+        if free < FULL
+        else ""
+    )
 
 
 def _typed(arguments: Sequence[str]) -> str:

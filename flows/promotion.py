@@ -30,10 +30,10 @@ def promote(line: layout.Layout, task: str, *, by: str | None, reason: str, log:
             raise workspace.WorkspaceError(
                 f"expected a refused attempt ({', '.join(kept.branches(line)) or 'there is none'}); received {task!r}; choose one"
             )
-        if kept.moved_on(line, attempted):
+        if changed := kept.moved_on(line, attempted):
             raise workspace.WorkspaceError(
-                f"expected the line to stand where {task} was refused; received a line that has moved on; onboard the card "
-                "again with --override REASON"
+                f"expected the line to stand where {task} was refused; received one that has moved on since ({', '.join(changed[:3])}); onboard the "
+                "card again with --override REASON"
             )
         commit = _commit(line, attempted)
         records.require_refused(line.root, commit, task)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from flows import branch, failures, git, inbox, kept, progress, versions, workspace
-from otmf import foreign, gate, layout, settings
+from otmf import descent, foreign, gate, layout, settings
 
 _NO_RESULTS = (
     "expected results as `evaluate` and the gate write them in data/results of {}; received others ({}); restore them with "
@@ -23,6 +23,8 @@ SHOWN = 5  # refused submissions, the latest first
 
 def shown(line: layout.Layout) -> Group:
     """All of it, to be printed."""
+    if not branch.born(line.root):
+        return Group(*_away(line))
     params = workspace.params(line)
     order = settings.chain(params.steps)
     with foreign.reading(
@@ -31,8 +33,20 @@ def shown(line: layout.Layout) -> Group:
         first = _table(line, params, order) if order else f"Line {params.line}: no task yet."
         findings = gate_findings(line, order[-1]) if order else []
     return Group(
-        first, *([gate_sentence(findings)] if findings else []), *sentences(line), *_running(line), *_queue(line)
+        *_away(line),
+        first,
+        *([gate_sentence(findings)] if findings else []),
+        *sentences(line),
+        *_running(line),
+        *_queue(line),
     )
+
+
+def _away(line: layout.Layout) -> list[str]:
+    """A sentence where HEAD is elsewhere than on the line's branch."""
+    away = branch.elsewhere(line.root)
+    said = f"HEAD is not on {branch.NAME} but at {away}: what is shown here is of that commit, and nothing can be changed; {branch.way_back(line.root)}"
+    return [said] if away else []
 
 
 def watch(line: layout.Layout, out: Console, *, seconds: float = 2) -> None:
@@ -63,8 +77,9 @@ def _queue(line: layout.Layout) -> list[str]:
     """Sentences on the submissions that wait, in the order accepted."""
     found = []
     for count, (name, place) in enumerate(inbox.waiting(line), start=1):
-        said = f"Waiting, {count}: {name}, accepted {place.at:%Y-%m-%d %H:%M} UTC"
-        if place.failures:
+        held = descent.holder(line.private / inbox.turn(name))
+        said = f"{'Under way' if held else 'Waiting'}, {count}: {name}, accepted {place.at:%Y-%m-%d %H:%M} UTC"
+        if place.failures and not held:
             when = f"again at {place.due:%H:%M:%S} UTC" if place.due > datetime.now(UTC) else "due again"
             said += f"; tried {place.failures} time{'s' if place.failures > 1 else ''}, {when}: {place.said}"
         found.append(said)
@@ -90,15 +105,8 @@ def _running(line: layout.Layout) -> list[str]:
 def sentences(line: layout.Layout) -> list[str]:
     """Sentences on which version serves, which one before, and what the gate refused."""
     entries = versions.history(line.root)
-    away = branch.elsewhere(line.root)
-    found = (
-        [
-            f"HEAD is not on {branch.NAME} but at {away}: what is shown here is of that commit, and nothing can be changed"
-        ]
-        if away
-        else []
-    )
-    here = " at that commit" if away else ""
+    found = []
+    here = " at that commit" if branch.elsewhere(line.root) else ""
     for role, entry in ((f"Champion{here}", versions.champion(entries)), ("Before it", versions.previous(entries))):
         if entry is not None:
             found.append(f"{role}: {versions.describe(entry)}, {entry.at:%Y-%m-%d %H:%M} UTC: {entry.reason}")
@@ -112,9 +120,11 @@ def sentences(line: layout.Layout) -> list[str]:
         said = git.run(line.root, "log", "-1", "--format=%b", name).strip()
         kind = "In quarantine" if name.startswith("quarantined/") else "Refused"
         way = f"otmf promote {task} --reason ..."
-        if kept.moved_on(line, name):  # it would not land any more
-            way = "as the line has moved on, onboard it again with --override REASON"
+        if changed := kept.moved_on(line, name):  # it would not land any more
+            way = f"accept it with otmf onboard CARD --override REASON, as the line has changed since ({', '.join(changed[:3])})"
         found.append(f"{kind}: {task}: {said}; change its card and onboard it again, or {way}")
+    if changed := workspace.uncommitted(line):
+        found.append(f"Not committed: {', '.join(changed[:3])}; commit or undo it with git before the next change")
     return found
 
 

@@ -203,7 +203,7 @@ def test_head_elsewhere_is_refused_with_the_way_back(line, away, said) -> None:
     git.run(line.root, *away)
     with pytest.raises(
         workspace.WorkspaceError,
-        match=f"on the line's branch main; received {said}.*; go back with `git checkout main`",
+        match=f"on the line's branch main; received {said}.*; go back with `git -C .* checkout main`",
     ):
         branch.require(line.root)
 

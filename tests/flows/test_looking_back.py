@@ -48,7 +48,8 @@ def test_command_that_changes_or_serves_is_refused_before_anything_starts(line, 
     before = state(line)
     done = CliRunner().invoke(cli.app, [*arguments, "--line", str(line.root)])
     assert done.exit_code == 1
-    assert "received a detached HEAD at model/v1; go back with `git checkout main`" in done.stderr, done.stderr
+    way = f"received a detached HEAD at model/v1; go back with `git -C {line.root} checkout main`"
+    assert way in done.stderr, done.stderr
     assert state(line) == before
     assert aliases(line) == {"champion": "2", "previous": "1"}
     assert not (line.private / "prefect").exists()
@@ -75,11 +76,21 @@ def test_registry_is_not_told_of_what_is_looked_at(line) -> None:
 
 
 def test_status_says_so(line) -> None:
-    assert standing.sentences(line)[0].startswith("HEAD is not on main but at a detached HEAD at model/v1")
+    (first,) = standing._away(line)
+    assert first.startswith("HEAD is not on main but at a detached HEAD at model/v1")
+    assert f"go back with `git -C {line.root} checkout main`" in first
+
+
+def test_branch_without_a_commit_is_told_as_any_other(line) -> None:
+    git.run(line.root, "checkout", "--quiet", "--orphan", "lost")
+    done = CliRunner().invoke(cli.app, ["status", "--line", str(line.root)])
+    assert (done.exit_code, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert done.stdout.startswith("HEAD is not on main but at branch lost: ")
 
 
 def test_back_on_the_branch_decisions_go_on(line) -> None:
     git.run(line.root, "checkout", "--quiet", "main")
+    assert standing._away(line) == []
     promotion.roll_back(line, None, by="ada", reason="x", log=print)
     assert aliases(line) == {"champion": "1", "previous": "2"}
     assert keyring.new(line, by="ada", reason="x", log=print).keyid

@@ -177,6 +177,20 @@ def test_refused_attempt_is_not_accepted_once_the_line_has_moved_on(line) -> Non
         promotion.promote(line, "../two", by=None, reason="wanted", log=print)
 
 
+def test_status_names_settings_that_stand_in_the_way(line) -> None:
+    refuse(line, "three")
+    document = workspace.read_params(line)
+    document["gate"] = {"least_of_finetuned": 0.2}
+    workspace.write_params(line, document)
+    assert "Not committed: params.yaml; commit or undo it with git before the next change" in standing.sentences(line)
+    assert any(said.endswith("or otmf promote three --reason ...") for said in standing.sentences(line))
+    workspace.commit(line.root, "Lower the gate")
+    way = "or accept it with otmf onboard CARD --override REASON, as the line has changed since (params.yaml)"
+    assert any(said.endswith(way) for said in standing.sentences(line))
+    with pytest.raises(workspace.WorkspaceError, match=r"received one that has moved on since \(params\.yaml\)"):
+        promotion.promote(line, "three", by=None, reason="wanted", log=print)
+
+
 def test_decision_stands_while_the_tracking_store_is_away_and_is_written_later(line, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
