@@ -253,7 +253,6 @@ def serve(
     }  # fmt: skip
     with clear_failures():
         found = workspace.open_line(line)
-        out.print(f"http://{host}:{port}/predict, /ready, /health; ctrl-C ends it")
         code = serving.serve(found, host=host, port=port, limits=limits, say=out.print)
     raise typer.Exit(code)
 

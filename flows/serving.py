@@ -83,6 +83,7 @@ def serve(line: layout.Layout, *, host: str, port: int, limits: Mapping[str, Any
             line.private.mkdir(exist_ok=True)
             open_ends.complete(line, say)
             point(line)
+            say(f"http://{host}:{port}/predict, /ready, /health; ctrl-C ends it")
             ending.server = _start(line, host, port, limits)
             _keep_following(line, ending.server, say)
         except _Asked:

@@ -40,7 +40,11 @@ def compare(
         typer.Option(min=1, max=10, help="Of them, for methods that train masks, which take long; all otherwise."),
     ] = None,
 ) -> None:
-    """Compare the presets with three other methods over several task orders on the line's experts; print and keep the table (bench: any method)."""
+    """Compare the presets with three other methods over several task orders on the line's experts; print and keep the table (bench: any method).
+
+    `otmf_default` and `otmf_paper` are the presets; `otmf_frozen_heads` is the default with every head as its expert left it, so that methods
+    which know no aligned heads compare with it. The others are `running_average`, `exponential_average`, `task_arithmetic` and `wudi`.
+    """
     from flows import compare as comparison
     from flows import warm, workspace
 

@@ -12,6 +12,7 @@ from stages._drain import Ending
 from stages._limits import HEAD_BYTES, Limits
 
 WATCHED = ("/health", "/ready")  # what is answered however many others ask
+ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length")
 ENDS = "expected a server that goes on; received your request as this one ends; send it to the next"
 
 
@@ -54,6 +55,11 @@ class Guard:
             raise RefusedError(
                 431, f"expected headers of at most {HEAD_BYTES} bytes; received {size}; send fewer or shorter ones"
             )
+        names = [name for name, _ in scope["headers"]]
+        for name in ONCE:
+            if names.count(name) > 1:
+                said = f"expected one header {name.decode()}; received {names.count(name)}, of which each reader may take another; send one"
+                raise RefusedError(400, said)
         _requests.require_names(headers, (scope.get("server") or ("",))[0], self.limits)
         told = headers.get(b"content-length", b"0").decode("latin-1")
         if not told.isdecimal() or int(told) > self.limits.largest:

@@ -78,11 +78,13 @@ def application(serving: Serving, *, limits: Limits, ending: Ending) -> ASGIApp:
             500, "expected no failure of this kind; received one; whoever runs this server finds it in its log"
         )
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.api_route("/ready", methods=["GET", "HEAD"])
+    @app.head("/ready", include_in_schema=False)
+    @app.get("/ready")
     async def ready(response: Response) -> dict[str, Any]:
         loaded, unlogged = serving.loaded, serving.log.trouble
         trouble = f"the predictions' log cannot be written: {unlogged}" if unlogged else serving.trouble

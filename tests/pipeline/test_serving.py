@@ -30,6 +30,7 @@ def test_port_that_is_taken_is_said_in_one_sentence(otmf, root) -> None:
     said = " ".join(refused.stderr.split())
     assert f"free to listen on; received 127.0.0.1:{port}: address already in use; give another --port" in said
     assert "Traceback" not in said
+    assert "/predict" not in refused.stdout, "no address that nobody listens on"
 
 
 @pytest.fixture(scope="module")

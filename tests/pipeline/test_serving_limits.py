@@ -68,7 +68,19 @@ def test_no_answer_leads_elsewhere_and_heads_are_answered(server) -> None:
     assert httpx.get(f"{server.url}/ready/", headers={"host": "models.example"}).status_code == 404
     head = httpx.head(f"{server.url}/health", headers={"host": "models.example", "origin": "http://models.example"})
     assert (head.status_code, head.content) == (200, b"")
-    assert httpx.get(f"{server.url}/openapi.json").json()["info"]["title"] == "otmf"
+    schema = httpx.get(f"{server.url}/openapi.json").json()
+    assert (schema["info"]["title"], sorted(schema["paths"]["/ready"])) == ("otmf", ["get"])
+
+
+@pytest.mark.parametrize("name", ["origin", "content-type"])
+def test_header_that_is_sent_twice_is_refused(server, name) -> None:
+    """Of two origins the last was looked at, and whatever stands before the server may look at the first."""
+    given = [(name, "http://models.example"), (name, "http://localhost")]
+    found = httpx.get(f"{server.url}/ready", headers=given)
+    assert (found.status_code, found.json()["detail"]) == (
+        400,
+        f"expected one header {name}; received 2, of which each reader may take another; send one",
+    )
 
 
 @pytest.mark.parametrize(
