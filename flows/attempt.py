@@ -324,7 +324,8 @@ def accept(
         try:
             trouble = landing.land(line, clone, tag=versions.tag(entry.version))
         except BaseException:
-            note.unlink(missing_ok=True)
+            if not landing.unfinished(line):  # else whoever comes next may complete it, and then needs the note
+                note.unlink(missing_ok=True)
             raise
         kept.drop(line, change.name)
     if trouble:

@@ -78,7 +78,7 @@ def land(line: layout.Layout, attempt: layout.Layout, *, tag: str | None = None,
     try:
         branch.move(line, commit, tag=tag)
     except BaseException:
-        if outputs and not unfinished:
+        if outputs and not unfinished and not branch.cut_off(line):  # else whoever comes next may complete it
             _mark(line).unlink(missing_ok=True)
         raise
     try:

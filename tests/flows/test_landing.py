@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from flows import clones, git, landing, repro, workspace
+from flows import clones, git, landing, process, repro, workspace
 from otmf import layout
 from tests import makers
 
@@ -77,3 +77,25 @@ def test_death_between_the_commit_and_its_outputs_is_made_good(line, monkeypatch
     assert (line.raw("other") / "a.txt").read_text() == "a"
     assert not (line.private / "landing").exists()
     assert json.loads((line.raw("pretrained") / "base.json").read_text())
+
+
+def test_move_that_could_be_neither_made_nor_taken_back_is_completed_with_its_outputs(line, monkeypatch) -> None:
+    """On a disk that is full, git could not write the files, nor take the branch back; the note that outputs are to follow was gone."""
+    clone, run = attempted(line), git.run
+
+    def full(root, *arguments: str, **options: object) -> str:
+        if root == line.root and (
+            arguments[:2] == ("read-tree", "-m") and "--dry-run" not in arguments or "otmf: undo" in arguments
+        ):
+            raise process.ProcessError("expected `git read-tree` to succeed; received: no space left on device")
+        return run(root, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(git, "run", full)
+        with pytest.raises(process.ProcessError, match="no space left"):
+            landing.land(line, clone)
+    assert landing.unfinished(line)
+    assert len(landing.finish(line)) == 2
+    assert git.run(line.root, "log", "-1", "--format=%s").strip() == "Other data"
+    assert (line.raw("other") / "a.txt").read_text() == "a"
+    assert not landing.unfinished(line)
