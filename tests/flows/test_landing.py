@@ -85,7 +85,7 @@ def test_move_that_could_be_neither_made_nor_taken_back_is_completed_with_its_ou
 
     def full(root, *arguments: str, **options: object) -> str:
         if root == line.root and (
-            arguments[:2] == ("read-tree", "-m") and "--dry-run" not in arguments or "otmf: undo" in arguments
+            (arguments[:2] == ("read-tree", "-m") and "--dry-run" not in arguments) or "otmf: undo" in arguments
         ):
             raise process.ProcessError("expected `git read-tree` to succeed; received: no space left on device")
         return run(root, *arguments, **options)
