@@ -149,11 +149,12 @@ def _dealt_with(line: layout.Layout, name: str) -> Onboarded | None:
     try:
         step, found = _taken_up(line, name)
     except failures.EXPECTED as error:
-        if _lasting(error) or not inbox.postpone(line, name, errors.sentence(error)):
-            inbox.put_aside(line, name, "refused", errors.sentence(error))
+        said = inbox.in_words(line, name, error)
+        if _lasting(error) or not inbox.postpone(line, name, said):
+            inbox.put_aside(line, name, "refused", said)
         raise
     except Exception as error:  # nobody foresaw it: it is tried again as often as usual, and stops nothing
-        said = f"expected to deal with it; received {type(error).__name__}: {errors.sentence(error)}"
+        said = f"expected to deal with it; received {type(error).__name__}: {inbox.in_words(line, name, error)}"
         if not inbox.postpone(line, name, said):
             way = f"a mistake of otmf's, or of what it stands on; its trace is in {inbox.TRACE}: report it, then submit again"
             inbox.put_aside(line, name, "refused", f"{said}; {way}", trace=traceback.format_exc())

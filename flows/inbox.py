@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from flows import fetching, workspace
-from otmf import cards, gathering, layout, lineage
+from otmf import cards, errors, gathering, layout, lineage
 
 CARD = "card.yaml"
 REASON, TRACE = "reason.txt", "trace.txt"
@@ -177,6 +177,15 @@ def card(line: layout.Layout, name: str) -> Path:
     if part.is_dir() and not content.exists():  # whoever was putting it aside died over it
         part.rename(content)
     return _card(content)
+
+
+def in_words(line: layout.Layout, name: str, error: BaseException) -> str:
+    """The sentence of an error over a submission, with paths as whoever submitted it knows them: within its folder."""
+    content = _accepted(line, name) / _CONTENT
+    said = errors.sentence(error)
+    for place in (content, content.resolve(), content.relative_to(line.root)):
+        said = said.replace(f"{place}/", "").replace(str(place), "the submission's folder")
+    return said
 
 
 def postpone(line: layout.Layout, name: str, said: str) -> bool:

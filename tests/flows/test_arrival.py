@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows import agents, arrival, inbox, recovery, workspace
-from otmf import layout
+from otmf import cards, layout
 from tests import makers
 
 
@@ -127,6 +127,25 @@ def test_failure_that_nobody_foresaw_is_tried_again_then_put_aside_with_its_trac
     folder = line.private / "refused" / odd
     assert 'return {}["no such thing"]' in (folder / "trace.txt").read_text()
     assert (folder / "card.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ("colour: red\n", "card card.yaml: "),
+        ("name: [\n", "expected YAML in card.yaml; received text that does not parse"),
+    ],
+)
+def test_reason_names_files_as_they_were_submitted(tmp_path, card, said) -> None:
+    found = layout.Layout(makers.line(tmp_path / "line"))
+    folder = inbox.inbox(found) / "odd"
+    folder.mkdir(parents=True)
+    (folder / "card.yaml").write_text(card)
+    inbox.accept(found, "odd")
+    with pytest.raises(cards.CardError):
+        arrival._dealt_with(found, "odd")
+    kind, reason = inbox.outcome(found, "odd")
+    assert (kind, reason.startswith(said), ".otmf" in reason) == ("refused", True, False), reason
 
 
 def test_folder_that_cannot_be_accepted_stops_no_other_one(line, tmp_path, monkeypatch) -> None:
