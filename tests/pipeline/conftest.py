@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows import process, server, warm
-from tests import makers
+from tests import commands, makers
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +29,17 @@ def warm_interpreter() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def otmf(prefect_server, warm_interpreter, tmp_path_factory):
-    """Runs the command as a user would; returns the finished process."""
+    """Runs the command with the servers of these tests (in a process of its own with `apart`); returns how it ended."""
 
     common = {"PREFECT_API_URL": prefect_server, "HOME": str(tmp_path_factory.getbasetemp()), **warm_interpreter}
 
-    def run(*arguments: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
-        extra = {**common, **environment}
-        extra = {key: value for key, value in {**process.environment(), **extra}.items() if value != ""}
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "otmf"), *map(str, arguments)],
-            env=extra, capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
+    def run(
+        *arguments: object, code: int | None = 0, apart: bool = False, **environment: str
+    ) -> subprocess.CompletedProcess:
+        words = [str(one) for one in arguments]
+        given = {**process.environment(), **common, **environment}
+        call = commands.run if words[0] in commands.IN_PROCESS and not apart else commands.run_apart
+        done = call(words, {key: value for key, value in given.items() if value != ""})
         if code is not None:
             assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
         return done
