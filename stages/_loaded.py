@@ -22,6 +22,7 @@ from stages._prediction_log import PredictionLog
 from stages._run import say
 
 EVERY = 0.5
+AGAIN = 30  # seconds until a version that could not be loaded is tried again: its files may have been mended
 TOGETHER = 16  # inputs computed before others get their turn, and the clock is looked at
 
 
@@ -130,6 +131,7 @@ class Serving:
         self.loaded: Loaded | None = None
         self.trouble = "expected a version to serve; received none yet, it is being loaded; ask again in a moment"
         self._refused: Notice | None = None
+        self._again = 0.0
 
     def follow(self) -> None:
         """Loads what the notice names if that is another version; keeps the one that serves if it cannot."""
@@ -144,7 +146,7 @@ class Serving:
         if self.loaded is not None and wanted == self.loaded.notice:
             self.trouble, self._refused = "", None
             return
-        if wanted == self._refused:
+        if wanted == self._refused and time.monotonic() < self._again:
             return
         try:
             found = load(wanted)
@@ -160,8 +162,10 @@ class Serving:
         _tell(f"v{wanted.version} ({wanted.step}) serves {', '.join(found.heads)}")
 
     def _refuse(self, wanted: Notice, trouble: str) -> None:
-        self.trouble, self._refused = trouble, wanted
-        _tell(f"otmf: v{wanted.version} does not serve: {trouble}")
+        said = (self.trouble, self._refused)
+        self.trouble, self._refused, self._again = trouble, wanted, time.monotonic() + AGAIN
+        if said != (trouble, wanted):
+            _tell(f"otmf: v{wanted.version} does not serve: {trouble}")
 
     def keep_following(self) -> None:
         while True:

@@ -129,6 +129,7 @@ def test_version_whose_file_was_altered_does_not_serve(otmf, root, url, file) ->
     otmf("rollback", "v2", "--reason", "back", "--line", root)
     path.unlink()
     path.write_bytes(content)
+    production.until(lambda: httpx.get(f"{url}/ready").json()["trouble"] == "", 60)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ def test_requests_under_way_are_answered_and_then_it_ends(otmf, served_line, tmp
             server.process.send_signal(sign)
             time.sleep(0.1)
         if signals[0] != signal.SIGINT:
+            production.until(lambda: httpx.get(f"{server.url}/ready").status_code == 503, 2)
             ready = httpx.get(f"{server.url}/ready")
             assert (ready.status_code, ready.json()["status"], ready.headers["connection"]) == (503, "ending", "close")
             assert ask(server.url).status_code == 200, "what still comes in is answered"

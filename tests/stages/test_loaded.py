@@ -78,3 +78,29 @@ def test_version_that_fails_to_load_in_an_unknown_way_leaves_the_other_serving(
     assert serving.loaded is loaded
     assert serving.trouble == "expected v2 to load; received a failure; it is in the server's log"
     assert "not enough memory" in capsys.readouterr().err
+
+
+def test_version_that_did_not_load_is_tried_again_later_and_complained_of_once(
+    tmp_path, monkeypatch, loaded, capsys
+) -> None:
+    notice = tmp_path / "notice.json"
+    notice.write_text(loaded.notice.model_copy(update={"version": 2}).model_dump_json())
+    serving, tries = _loaded.Serving(notice, PredictionLog(tmp_path / "log")), []
+
+    def load(wanted: _loaded.Notice) -> _loaded.Loaded:
+        tries.append(wanted.version)
+        if len(tries) < 3:
+            raise ValueError("expected a file of v2; received another one")
+        return loaded
+
+    monkeypatch.setattr(_loaded, "load", load)
+    serving.follow()
+    serving.follow()
+    assert (tries, serving.trouble) == ([2], "expected a file of v2; received another one")
+    later = time.monotonic() + _loaded.AGAIN + 1
+    monkeypatch.setattr(_loaded, "AGAIN", 0)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    serving.follow()
+    serving.follow()
+    assert (tries, serving.loaded, serving.trouble) == ([2, 2, 2], loaded, "")
+    assert "".join(capsys.readouterr()).count("does not serve") == 1
