@@ -78,6 +78,9 @@ def served(root: Path, folder: Path, *options: object, ready: bool = True, **env
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGHUP, signal.SIG_DFL
+            ),  # tests under nohup would hand on that it is ignored
         )
     found = Served(f"http://127.0.0.1:{port}", server, log)
     try:
