@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flows import audit_document, bom, graph, openlineage, report
+from flows import audit_document, bom, graph, openlineage, templates
 from otmf import layout
 
 PAGE, JSON, BOM, EVENTS, CARD = "audit.html", "audit.json", "bom.cdx.json", "openlineage.jsonl", "MODEL_CARD.md"
@@ -35,11 +35,11 @@ def page(found: audit_document.Audit) -> str:
     champion = layout.Layout(Path()).merged(found.step).as_posix()
     drawn = graph.svg(found.stages, {step.step: step.task for step in found.steps}, champion)
     made = next(one.decision for one in found.decisions if one.decision.version == found.version)
-    page = report.environment().get_template("audit.html.j2")
+    page = templates.environment().get_template("audit.html.j2")
     return page.render(audit=found, graph=drawn, findings=made.findings)
 
 
 def model_card(found: audit_document.Audit) -> str:
     """The model card: Markdown with the usual header."""
     licences = sorted({task.licence for task in found.tasks if task.licence} | ({found.base_licence} - {""}))
-    return report.environment().get_template("model_card.md.j2").render(audit=found, licences=licences)
+    return templates.environment().get_template("model_card.md.j2").render(audit=found, licences=licences)

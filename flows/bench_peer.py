@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flows import bench, bench_rows, console, process, report
+from flows import bench, bench_rows, console, process, templates
 
 ROWS, TABLE = "peer.parquet", "peer.md"
 REPEAT = 3
@@ -30,7 +30,7 @@ def run(planned: bench.Plan) -> Path:
         process.pump(command, folder=planned.line.root, log=console.err.print)
         rows = pd.DataFrame(json.loads(answer.read_text(encoding="utf-8")))
         bench_rows.keep(planned.folder / ROWS, rows)
-        page = report.environment().get_template("peer.md.j2")
+        page = templates.environment().get_template("peer.md.j2")
         part = planned.folder / f"{TABLE}.part"
         part.write_text(page.render(rows=rows.to_dict("records"), tasks=tasks, repeat=REPEAT), encoding="utf-8")
         part.replace(planned.folder / TABLE)

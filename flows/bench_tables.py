@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from flows import bench_damage, report
+from flows import bench_damage, figures, templates
 from otmf import metrics
 
 RESAMPLES = 100_000
@@ -23,7 +23,7 @@ def write(folder: Path, rows: pd.DataFrame, references: pd.DataFrame, *, title: 
     content = {**title, **summarised(rows, references)}
     content["curves"] = {name: figure(content) for name, figure in _FIGURES.items()}
     for name in ("md", "html"):
-        page = report.environment().get_template(f"bench.{name}.j2").render(**content)
+        page = templates.environment().get_template(f"bench.{name}.j2").render(**content)
         part = folder / f"tables.{name}.part"
         part.write_text(page, encoding="utf-8")
         part.replace(folder / f"tables.{name}")
@@ -99,7 +99,7 @@ def _method(name: str, kind: str, rows: pd.DataFrame, finetuned: Mapping[str, fl
         "since": {task: spread(change[task] for change in changes if task in change.index[:-1]) for task in finetuned},
         "dropped": _dropped(chains.values()),
         "matrices": [
-            {"order": order, "seed": seed, "tasks": list(matrix.columns), "rows": report.heat(matrix)}
+            {"order": order, "seed": seed, "tasks": list(matrix.columns), "rows": figures.heat(matrix)}
             for (order, seed), matrix in chains.items()
         ],
         "seconds": spread(later["seconds"]),
@@ -236,7 +236,7 @@ def _lines(content: Mapping[str, Any], key: str, x: str, y: str) -> str:
         if axes.lines:
             axes.legend(frameon=False, fontsize=5, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return report.svg(draw, size=(6.4, 3.4))
+    return figures.svg(draw, size=(6.4, 3.4))
 
 
 def _plane(content: Mapping[str, Any]) -> str:
@@ -249,7 +249,7 @@ def _plane(content: Mapping[str, Any]) -> str:
         axes.set_xlabel("plasticity: accuracy after a task's own step, %")
         axes.set_ylabel("stability: BWT, points")
 
-    return report.svg(draw, size=(6.4, 3.4))
+    return figures.svg(draw, size=(6.4, 3.4))
 
 
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {

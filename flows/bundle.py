@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from flows import accepted, contents, git, report, repro, versions, workspace
+from flows import accepted, contents, git, repro, templates, versions, workspace
 from otmf import layout, ledger, lineage
 
 SCRIPT = Path(__file__).parent / "pages/verify_bundle.py"
@@ -45,7 +45,7 @@ def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
         )
         shutil.copyfile(SCRIPT, part / "verify.py")
         said = (
-            report.environment()
+            templates.environment()
             .get_template("bundle.md.j2")
             .render(line=workspace.params(line).line, version=number, command=command("verify.py", records))
         )

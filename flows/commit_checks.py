@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 
 from ruamel.yaml import YAML
 
-from flows import accepted, checks, compare, kept, process, records, versions
-from otmf import ledger, statements
+from flows import accepted, checks, kept, process, records, versions
+from otmf import layout, ledger, statements
 
 FILE, PROGRAM = "100644", "100755"  # modes in git
 READ = ("dvc.yaml", "dvc.lock", "prefect.yaml", ".dvcignore", ".gitignore", ".gitattributes", ".gitmodules")
@@ -90,16 +90,16 @@ def last(found: checks.Examined) -> Iterator[checks.Check]:
             "if the change is yours, the next version records it",
         )
     yield checks.Check(f"the last commit makes models as v{newest} was made")
-    if compare.RESULT in now and any(
-        path == compare.RESULT or path.startswith(f"{compare.FOLDER}/") for path in changed
+    if layout.COMPARED in now and any(
+        path == layout.COMPARED or path.startswith(f"{layout.COMPARISON}/") for path in changed
     ):
-        yield checks.Check(f"file {compare.RESULT}", _compared(found, {path: name for path, (_, name) in now.items()}))
+        yield checks.Check(f"file {layout.COMPARED}", _compared(found, {path: name for path, (_, name) in now.items()}))
     yield from _named(found, newest, record)
 
 
 def guarded(path: str) -> bool:
     """Whether a committed file says how models are made, fetched, served or run, or is one of what they are made from."""
-    if path == PARAMS or path == compare.RESULT or path.startswith(f"{compare.FOLDER}/"):
+    if path == PARAMS or path == layout.COMPARED or path.startswith(f"{layout.COMPARISON}/"):
         return False
     name = PurePosixPath(path).name
     return path.startswith(("data/", ".dvc/")) or name in READ or name.endswith(".dvc")
@@ -134,11 +134,11 @@ def _refused(found: checks.Examined) -> dict[str, ledger.Record]:
 
 def _compared(found: checks.Examined, tree: dict[str, str]) -> str:
     """What does not hold of a comparison that is newer than the last record: its lock against its result, and against what was recorded."""
-    lock = YAML(typ="safe").load(found.blob(tree[f"{compare.FOLDER}/dvc.lock"]).decode())
+    lock = YAML(typ="safe").load(found.blob(tree[f"{layout.COMPARISON}/dvc.lock"]).decode())
     entry = lock["stages"]["compare"]
     told = {one["path"]: one["md5"] for one in entry["outs"]}
-    received = hashlib.md5(found.blob(tree[compare.RESULT]), usedforsecurity=False).hexdigest()
-    if told != {compare.RESULT: received}:
+    received = hashlib.md5(found.blob(tree[layout.COMPARED]), usedforsecurity=False).hexdigest()
+    if told != {layout.COMPARED: received}:
         return f"expected the result of its dvc.lock; received md5 {received[:16]}; run `otmf compare` again"
     known: dict[str, set[str]] = {}
     for record in found.models.values():

@@ -11,13 +11,11 @@ from typing import Any
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flows import clones, git, landing, repro, tracking, workspace
+from flows import clones, git, landing, repro, templates, tracking, workspace
 from otmf import layout, settings
 
 FIRST_SEED = 42
 NEUTRAL = ("steps", "batch_size", "memory_size", "unlabelled_images", "seed")
-FOLDER = "data/compare"
-RESULT = "data/results/compare.json"
 METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     # name: preset, single values over it, heads to score it with; the paper's preset tunes the head of the previous task
     "running_average": ("default", {"method": "running_average"}, ["frozen", "previous"]),
@@ -59,14 +57,14 @@ def run(line: layout.Layout, *, orders: int, trained: int | None = None, log: Ca
         commit = git.run(attempt.root, "rev-parse", "HEAD").strip()
         uri = tracking.uri(line)
         extra = {"OTMF_COMMIT": commit, "MLFLOW_TRACKING_URI": uri}
-        repro.stage(attempt.root, f"{FOLDER}/dvc.yaml:compare", log=log, extra=extra)
+        repro.stage(attempt.root, f"{layout.COMPARISON}/dvc.yaml:compare", log=log, extra=extra)
         workspace.commit(attempt.root, f"Compare methods on {len(tasks)} tasks over {orders} orders")
         landing.land(line, attempt)
 
 
 def summary(line: layout.Layout) -> list[dict[str, Any]]:
     """The rows of the line's comparison."""
-    return rows(json.loads((line.root / RESULT).read_text(encoding="utf-8")))
+    return rows(json.loads(line.compared.read_text(encoding="utf-8")))
 
 
 def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,7 +92,7 @@ def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def references(line: layout.Layout) -> dict[str, dict[str, float]]:
     """For each task compared, the accuracies of the base and of its expert."""
-    return json.loads((line.root / RESULT).read_text(encoding="utf-8"))["references"]
+    return json.loads(line.compared.read_text(encoding="utf-8"))["references"]
 
 
 def table(line: layout.Layout) -> Table:
@@ -113,17 +111,9 @@ def table(line: layout.Layout) -> Table:
             row["sees"],
             row["labels"],
             str(row["orders"]),
-            *(per_cent(row[key]) for key in ("acc", "bwt", "normalised")),
+            *(templates.per_cent(row[key]) for key in ("acc", "bwt", "normalised")),
         )
     return shown
-
-
-def per_cent(spread: tuple[float, float | None] | None, signed: bool = False) -> str:
-    """A mean and its deviation as text in per cent; the mean alone of a single value."""
-    if spread is None:
-        return ""
-    found, deviation = spread
-    return f"{100 * found:{'+' if signed else ''}.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
 def _spread(values: list[float]) -> tuple[float, float | None] | None:
@@ -159,10 +149,10 @@ def _write(
         "wdir": "../..",
         "cmd": "python -m stages compare",
         "deps": deps,
-        "params": [{f"{FOLDER}/compare.yaml": None}],
-        "outs": [{RESULT: {"cache": False}}],
+        "params": [{f"{layout.COMPARISON}/compare.yaml": None}],
+        "outs": [{layout.COMPARED: {"cache": False}}],
     }
-    folder = attempt.root / FOLDER
+    folder = attempt.comparison
     folder.mkdir(parents=True, exist_ok=True)
     _dump(folder / "compare.yaml", {"tasks": tasks, "orders": orders, "methods": methods})
     _dump(folder / "dvc.yaml", {"stages": {"compare": stage}})

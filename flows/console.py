@@ -14,17 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from flows.plain_text import plain, plain_lines
 from otmf import errors
-
-
-def plain(text: object) -> str:
-    """A text on one line, with what a terminal would take for a command, or hide, written out."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(text))
-
-
-def plain_lines(text: object) -> str:
-    """The same of a text of several lines: ends of lines and tabulators stay."""
-    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in str(text))
 
 
 class Plain(Console):

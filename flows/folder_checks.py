@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from flows import accepted, checks, commit_checks, git, repro, serving
+from flows import accepted, checks, commit_checks, git, repro
 from otmf import layout
 
 OWN = (".git", ".otmf", ".dvc/cache", ".dvc/tmp")  # run-time state, which is no part of a version
@@ -103,8 +103,8 @@ def _settings(found: checks.Examined) -> Iterator[checks.Check]:
         line.strip() and not line.startswith(b"#") for line in exclude.read_bytes().splitlines()
     ):
         yield checks.Check(".git/info/exclude", uncovered=True)
-    if any(serving.log(found.layout).glob("*.jsonl")):
-        yield checks.Check(f"{serving.log(found.layout).relative_to(found.root)} (what was predicted)", uncovered=True)
+    if any(found.layout.predictions.glob("*.jsonl")):
+        yield checks.Check(f"{found.layout.predictions.relative_to(found.root)} (what was predicted)", uncovered=True)
 
 
 def _made(found: checks.Examined) -> list[str]:

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from prefect import get_run_logger
 from prefect.logging.handlers import APILogHandler
 
-from flows import console
+from flows import plain_text
 from flows.failures import EXPECTED
 
 
 def lines() -> Callable[[str], None]:
     """Takes lines of output into the log of this run; empty ones are left out."""
     log = get_run_logger()
-    return lambda text: log.info("%s", console.plain_lines(text)) if text.strip() else None
+    return lambda text: log.info("%s", plain_text.plain_lines(text)) if text.strip() else None
 
 
 def send() -> None:
@@ -31,7 +31,7 @@ class _Plain(logging.Filter):
     """Writes out what a terminal would take for a command: names and reasons of other people stand in these lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = console.plain_lines(record.getMessage()), None
+        record.msg, record.args = plain_text.plain_lines(record.getMessage()), None
         return True
 
 

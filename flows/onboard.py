@@ -16,7 +16,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import admission, attempt, landing, plan, tracking, versions, workspace
+from flows import admission, attempt, chain, landing, tracking, versions, workspace
 from otmf import cards, layout
 
 
@@ -90,10 +90,10 @@ def _onboard(
         if clone is None:
             return _there_already(line, card.name, step, store, parent)
         params = workspace.params(clone)
-        stages = plan.of_task(clone, card.name, step)
+        stages = chain.of_task(clone, card.name, step)
         if known:
-            wanted = plan.closure(params, {f"finetune@{card.name}": "changed"})
-            stages = [found for found in plan.stages(clone, params) if found[0] in wanted]
+            wanted = chain.closure(params, {f"finetune@{card.name}": "changed"})
+            stages = [found for found in chain.stages(clone, params) if found[0] in wanted]
         subject = f"{'Retrain' if known else 'Onboard'} {card.name} as {step}"
         change = attempt.Change(card.name, subject, stages, fresh=(card.name,), override=override)
         done = attempt.carry_out(line, clone, change, store, parent)
@@ -118,7 +118,7 @@ def ahead(line: layout.Layout, card_path: Path, name: str) -> None:
         if prepared is not None:
             clone, _ = prepared
             extra = attempt.environment(line, clone, parent)
-            for stage, _ in plan.of_task(clone, card.name, step)[1:3]:
+            for stage, _ in chain.of_task(clone, card.name, step)[1:3]:
                 attempt.run(clone, stage, extra)
             shutil.rmtree(clone.root)
         tracking.finish(store, parent, metrics={}, tags={})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import accepted, contents, git, plan, records, repro, versions, workspace
+from flows import accepted, chain, contents, git, records, repro, versions, workspace
 from otmf import differences, host, layout, ledger, settings, statements
 
 
@@ -65,13 +65,13 @@ def replay(line: layout.Layout, number: int, step: str | None, *, log: Callable[
         repro.share_cache(clone.root, line.root)
         repro.checkout(clone.root)
         params = workspace.params(clone)
-        wanted = [stage for stage, _ in plan.stages(clone, params)]
+        wanted = [stage for stage, _ in chain.stages(clone, params)]
         if step is not None:
             if step not in params.steps:
                 raise workspace.WorkspaceError(
                     f"expected a step of v{number} ({', '.join(settings.chain(params.steps))}); received {step!r}; choose one of them"
                 )
-            wanted = [stage for stage, _ in plan.of_task(clone, params.steps[step].task, step)[1:]]
+            wanted = [stage for stage, _ in chain.of_task(clone, params.steps[step].task, step)[1:]]
         recorded = accepted.recorded(ledger.read(line.root), record)
         told = {"MLFLOW_TRACKING_URI": f"sqlite:///{name}/mlflow.db"}
         for stage in wanted:

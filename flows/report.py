@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from flows import compare, console, encoders, git, standing, versions, workspace
+from flows import compare, encoders, figures, git, standing, templates, versions, workspace
 from otmf import layout, metrics, settings
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
@@ -24,7 +20,7 @@ def write(line: layout.Layout, target: Path) -> None:
         WorkspaceError: if the line has no step yet.
     """
     page = (
-        environment()
+        templates.environment()
         .get_template("report.md.j2" if target.suffix == ".md" else "report.html.j2")
         .render(**content(line))
     )
@@ -55,7 +51,7 @@ def content(line: layout.Layout) -> dict[str, Any]:
         "history": versions.history(line.root),
         "commit": git.run(line.root, "rev-parse", "HEAD").strip(),
         "order": order,
-        "matrix": heat(matrix),
+        "matrix": figures.heat(matrix),
         "tasks": list(matrix.columns),
         "last": last,
         "steps": [_step(_json(line.evaluation(step)), merge) for step, merge in zip(order, merges, strict=True)],
@@ -64,8 +60,8 @@ def content(line: layout.Layout) -> dict[str, Any]:
         "splits": [_json(line.manifest(task)) for task in matrix.columns],
         "loss_curves": [_loss_curve(merge) for merge in merges if merge["trace"]],
         "mask_curves": [_mask_curve(merge) for merge in merges if merge["masks"]],
-        "comparison": compare.summary(line) if (line.root / compare.RESULT).exists() else [],
-        "compared": compare.references(line) if (line.root / compare.RESULT).exists() else {},
+        "comparison": compare.summary(line) if line.compared.exists() else [],
+        "compared": compare.references(line) if line.compared.exists() else {},
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "code_versions": _code_versions(params, order),
     }
@@ -78,17 +74,6 @@ def _step(evaluation: dict[str, Any], merge: dict[str, Any]) -> dict[str, Any]:
             "cosine": merge["cosine"], "method": merge["method"]}  # fmt: skip
 
 
-def heat(matrix: Any) -> list[dict[str, Any]]:
-    """Rows of the heat map: step name and cells with a value in per cent and a colour, or None above the diagonal."""
-    return [{"step": step, "cells": [None if value != value else {"value": f"{100 * value:.1f}", "colour": _colour(value)}
-                                     for value in row]} for step, row in zip(matrix.index, matrix.to_numpy(), strict=True)]  # fmt: skip
-
-
-def _colour(value: float) -> str:
-    """A background from pale to deep blue; the text on it stays dark up to the end of the scale."""
-    return f"hsl(205 70% {96 - 46 * value:.0f}%)"
-
-
 def _loss_curve(merge: dict[str, Any]) -> dict[str, str]:
     def draw(axes: Any) -> None:
         for side in ("pre", "post"):
@@ -99,7 +84,7 @@ def _loss_curve(merge: dict[str, Any]) -> dict[str, str]:
         axes.set_ylabel("loss")
         axes.legend(frameon=False)
 
-    return {"title": f"{merge['step']}: {merge['task']}", "svg": svg(draw)}
+    return {"title": f"{merge['step']}: {merge['task']}", "svg": figures.svg(draw)}
 
 
 def _mask_curve(merge: dict[str, Any]) -> dict[str, str]:
@@ -114,25 +99,7 @@ def _mask_curve(merge: dict[str, Any]) -> dict[str, str]:
         axes.set_ylabel("mask, mean and deviation")
         axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0)
 
-    return {"title": f"{merge['step']}: {merge['task']}", "svg": svg(draw)}
-
-
-def svg(draw: Any, *, size: tuple[float, float] = (3.2, 2.1)) -> str:
-    """A small figure as inline SVG: text stays text, and the same figure gives the same bytes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "otmf", "font.size": 8, "axes.spines.top": False,
-                            "axes.spines.right": False}):  # fmt: skip
-        figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-        draw(axes)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-        pyplot.close(figure)
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return {"title": f"{merge['step']}: {merge['task']}", "svg": figures.svg(draw)}
 
 
 def _code_versions(params: settings.Params, order: list[str]) -> dict[str, str]:
@@ -148,29 +115,3 @@ def _code_versions(params: settings.Params, order: list[str]) -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def plain(text: str) -> str:
-    """Somebody's words as one line of Markdown that means nothing but itself."""
-    return re.sub(r"([\\`*_\[\]<>|#~!])", r"\\\1", console.plain(" ".join(str(text).split())))
-
-
-def _written(value: Any) -> Any:
-    """A value as a page shows it: what would change how a terminal or browser shows the rest is written out."""
-    return console.plain_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-def environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("flows", "pages"), autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_written)  # fmt: skip
-    environment.filters["percent"] = lambda value, signed=False: (
-        "-" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
-    )
-    environment.filters["plain"] = plain
-    environment.filters["spread"] = compare.per_cent
-    environment.filters["plain_spread"] = lambda spread: (
-        "-" if spread is None else " ± ".join(f"{value:.4g}" for value in spread if value is not None)
-    )
-    environment.filters["ranks"] = lambda found: "-" if found is None else f"{found[0]:+.2f} ({found[1]:.2g})"
-    environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
-    return environment

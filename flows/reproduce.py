@@ -18,7 +18,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import compare, series, server, warm, workspace
+from flows import compare, series, server, templates, warm, workspace
 from otmf import cards, layout, packaged, validation
 
 FOLDER = "data/recipes"
@@ -154,7 +154,7 @@ def tables(recipe: Recipe, model: str, results: dict[int, Path], orders: int) ->
                 scores = [mean(task[one] for task in content["references"].values()) for content in found.values()]
                 lines.append([said, "", "", *(f"{100 * score:.1f}" for score in scores)])
         for number, row in enumerate(next(iter(rows.values()))):
-            cells = [compare.per_cent(rows[count][number][value], signed=value == "bwt") for count in found]
+            cells = [templates.per_cent(rows[count][number][value], signed=value == "bwt") for count in found]
             lines.append([row["method"], row["sees"], row["labels"], *cells])
         parts += [f"## {title}", _table(["method", "sees at a merge", "labels", *head], lines)]
     least = min(found)

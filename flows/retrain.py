@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 
-from flows import attempt, clones, encoders, landing, plan, workspace
+from flows import attempt, chain, clones, encoders, landing, plan, workspace
 from otmf import layout, sequence, settings
 
 
@@ -35,12 +35,12 @@ def wanted(line: layout.Layout, tasks: Collection[str], *, everything: bool) -> 
         _require(params, task)
     sequence.require({step: params.steps[step].merge for step in settings.chain(params.steps)})
     if everything:
-        first = {name: "asked for" for name, _ in plan.stages(line, params)}
+        first = {name: "asked for" for name, _ in chain.stages(line, params)}
     elif tasks:
         first = plan.forced(tasks)
     else:
         first = plan.changed(line)
-    return plan.closure(params, first)
+    return chain.closure(params, first)
 
 
 @flow(name="retrain", validate_parameters=False)
@@ -72,7 +72,7 @@ def _retrain(line: layout.Layout, chosen: list[str], everything: bool, override:
     with attempt.tracked(line, "retrain", said, {}) as (store, parent):
         if names and (chosen or everything):
             _renew(clone, names, everything=everything)
-        stages = [found for found in plan.stages(clone, params) if found[0] in asked]
+        stages = [found for found in chain.stages(clone, params) if found[0] in asked]
         forced = [stage for stage, why in asked.items() if why == "asked for"]
         change = attempt.Change("retrain", f"Retrain {said}", stages, fresh=names, forced=forced, override=override)
         done = attempt.carry_out(line, clone, change, store, parent)
@@ -100,9 +100,9 @@ def _retire(line: layout.Layout, task: str, reason: str) -> Retrained:
     with attempt.tracked(line, "retire", task, {"reason": reason[:500]}) as (store, parent):
         first = clones.without(clone, task)
         left = workspace.params(clone)
-        stages = plan.stages(clone, left)
+        stages = chain.stages(clone, left)
         later = {f"merge-step@{step}": "follows" for step in settings.chain(left.steps)[first - 1 :]}
-        asked = plan.closure(left, later)
+        asked = chain.closure(left, later)
         subject = f"Retire {task}\n\n{reason}"
         again = [one for one in stages if one[0] in asked]
         change = attempt.Change(f"retire-{task}", subject, again, fresh=(), retired=reason)

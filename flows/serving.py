@@ -26,11 +26,6 @@ ENTRY = '{"prediction_id"'  # how each entry of the log begins
 KEYS = {"prediction_id", "version", "step", "sha256", "record", "record_sha256", "task", "at", "results"}
 
 
-def log(line: layout.Layout) -> Path:
-    """The folder of what was predicted, one file per day."""
-    return line.private / "predictions"
-
-
 def notice(line: layout.Layout) -> Path:
     """The file that names the version to serve."""
     return line.private / "serving.json"
@@ -125,7 +120,7 @@ class _Ending:
 
 
 def _start(line: layout.Layout, host: str, port: int, limits: Mapping[str, Any]) -> subprocess.Popen:
-    arguments = [str(notice(line)), str(log(line)), host, str(port), json.dumps(dict(limits))]
+    arguments = [str(notice(line)), str(line.predictions), host, str(port), json.dumps(dict(limits))]
     return subprocess.Popen(
         [sys.executable, "-m", "stages", "serve", *arguments],
         cwd=line.root, env={**process.environment(), WARM: ""}, start_new_session=True, preexec_fn=process.die_with_parent,
@@ -205,7 +200,7 @@ def predictions(line: layout.Layout, prediction_id: str = "") -> Iterator[dict[s
 
     A full disk or a kill can cut a line off; what an earlier version of otmf wrote behind it, on the same line, counts as well.
     """
-    for path in sorted(log(line).glob("*.jsonl"), reverse=True):
+    for path in sorted(line.predictions.glob("*.jsonl"), reverse=True):
         with path.open(encoding="utf-8", errors="replace") as stream:
             for text in stream:
                 if prediction_id in text:

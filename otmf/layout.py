@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+COMPARISON, COMPARED = "data/compare", "data/results/compare.json"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -37,6 +39,21 @@ class Layout:
     def tracking(self) -> Path:
         """The tracking store of a line that is given no other: a sqlite file and a folder of artifacts."""
         return self.private / "mlflow"
+
+    @property
+    def predictions(self) -> Path:
+        """What was predicted over HTTP, a file for each day."""
+        return self.private / "predictions"
+
+    @property
+    def comparison(self) -> Path:
+        """The recipe of the line's comparison of methods."""
+        return self.root / COMPARISON
+
+    @property
+    def compared(self) -> Path:
+        """What the comparison came to."""
+        return self.root / COMPARED
 
     def card(self, task: str) -> Path:
         return self.root / f"data/cards/{task}.yaml"

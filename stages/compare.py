@@ -15,7 +15,6 @@ from stages import _bench, _files, _params
 from stages._run import Facts, say
 
 SETTINGS = "data/compare/compare.yaml"
-RESULT = "data/results/compare.json"
 
 
 def main(line: _params.Line) -> Facts:
@@ -30,8 +29,8 @@ def main(line: _params.Line) -> Facts:
     rows = [row for found in _spread(bench, jobs, min(_cores(), len(jobs))) for row in found]
     references = bench.references()
     untimed = [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mib")} for row in rows]
-    _files.write_json(line.root / RESULT, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
-    facts = Facts(inputs=[line.pretrained], outputs=[line.root / RESULT], parameters={"orders": wanted["orders"]})
+    _files.write_json(line.compared, {"tasks": wanted["tasks"], "references": references, "rows": untimed})
+    facts = Facts(inputs=[line.pretrained], outputs=[line.compared], parameters={"orders": wanted["orders"]})
     for row in rows:
         facts.metrics[f"acc/{row['method']}/{row['heads']}/{row['seed']}"] = row["acc"]
         facts.metrics[f"seconds/{row['method']}/{row['seed']}"] = row["seconds"]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from flows import admission, plan, process, repro, server, staleness, tracking, workspace
+from flows import admission, chain, process, repro, server, staleness, tracking, workspace
 from otmf import cards, gathering, layout
 from tests import makers
 from tests.benchmarks import machine, sleeping
@@ -54,7 +54,7 @@ def grown(folder: Path, count: int) -> layout.Layout:
     process.run([sys.executable, "-m", "dvc", "add", "--quiet", *(str(line.raw(f"task_{n:03d}")) for n in range(1, count + 1))],
                 folder=line.root)  # fmt: skip
     for number in range(1, count + 1):
-        for stage, _ in plan.of_task(line, f"task_{number:03d}", f"s{number:02d}")[number > 1 :]:
+        for stage, _ in chain.of_task(line, f"task_{number:03d}", f"s{number:02d}")[number > 1 :]:
             repro.stage(line.root, stage, log=lambda _: None)
     left = staleness.reasons(line)
     if left:
@@ -79,7 +79,7 @@ def row(folder: Path, count: int) -> list[object]:
     status = timed("status", "--line", line.root)
     planned = timed("retrain", "--plan", "--line", line.root)
     append = timed("onboard", makers.card(folder / "cards", "one_more", seed=0), "--line", line.root)
-    stages = sum(_bare(line, stage) for stage, _ in plan.of_task(line, "one_more", f"s{count + 1:02d}"))
+    stages = sum(_bare(line, stage) for stage, _ in chain.of_task(line, "one_more", f"s{count + 1:02d}"))
     shutil.rmtree(line.root)
     return [count, f"{status:.1f}", f"{planned:.1f}", f"{append:.1f}", f"{append - stages:.1f}"]
 

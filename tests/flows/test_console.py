@@ -8,7 +8,7 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 
-from flows import console, report
+from flows import console, plain_text, templates
 
 FOREIGN = [
     "[/OPS-12]",
@@ -37,19 +37,19 @@ def test_text_is_printed_as_it_is_wherever_it_stands(text) -> None:
     table.add_row(text)
     for what in (text, Group(text, text), table, console.bad(text, text)):
         shown = printed(what)
-        assert console.plain(text) in shown
+        assert plain_text.plain(text) in shown
         assert all(one.isprintable() or one == "\n" for one in shown)
 
 
 def test_lines_and_tabulators_stay_in_texts_of_several_lines() -> None:
-    assert console.plain_lines("a\tb\nc\x1b") == "a\tb\nc\\x1b"
-    assert console.plain("a\nb") == "a\\nb"
+    assert plain_text.plain_lines("a\tb\nc\x1b") == "a\tb\nc\\x1b"
+    assert plain_text.plain("a\nb") == "a\\nb"
 
 
 def test_pages_write_commands_out_and_leave_what_is_meant_as_html() -> None:
     from markupsafe import Markup
 
-    environment = report.environment()
+    environment = templates.environment()
     shown = environment.from_string("{{ given }}|{{ given | plain }}|{{ meant }}|{{ 3 }}").render(
         given="\x1b[2J\u202e<b>", meant=Markup("<svg>\n</svg>")
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import report, workspace
+from flows import report, templates, workspace
 from otmf import layout
 from tests import makers
 
@@ -83,7 +83,7 @@ def test_same_results_give_the_same_page(root, page) -> None:
 def test_names_are_escaped(root, tmp_path) -> None:
     content = report.content(layout.Layout(root))
     content["name"] = "<script>alert(1)</script>"
-    assert "<script>" not in report.environment().get_template("report.html.j2").render(**content)
+    assert "<script>" not in templates.environment().get_template("report.html.j2").render(**content)
 
 
 def test_line_without_a_step_has_no_report(tmp_path) -> None:

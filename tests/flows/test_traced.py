@@ -36,8 +36,8 @@ def predicted(line: layout.Layout, number: int, **other: object) -> None:
     entry = {"prediction_id": f"v{number}-abc", "version": number, "step": f"s0{number}", "sha256": record.statement.decision.sha256,
              "record": record.name, "record_sha256": record.sha256, "task": "one", "at": "2026-01-01T00:00:00+00:00", "images": [],
              "results": [], **other}  # fmt: skip
-    serving.log(line).mkdir(parents=True, exist_ok=True)
-    (serving.log(line) / "2026-01-01.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    line.predictions.mkdir(parents=True, exist_ok=True)
+    (line.predictions / "2026-01-01.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
 
 
 def test_prediction_leads_to_its_record(line) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, plan, repro, retrain, workspace
+from flows import chain, git, plan, repro, retrain, workspace
 from otmf import layout, lineage, settings
 from tests import makers
 
@@ -67,7 +67,7 @@ def test_plan_says_what_would_run_why_and_for_how_long_and_runs_nothing(otmf, ro
 def test_all_asks_for_every_stage_again(root) -> None:
     line = workspace.open_line(root)
     wanted = retrain.wanted(line, [], everything=True)
-    assert list(wanted) == [name for name, _ in plan.stages(line, workspace.params(line))]
+    assert list(wanted) == [name for name, _ in chain.stages(line, workspace.params(line))]
     assert set(wanted.values()) == {"asked for"}
 
 
