@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flows.console import ByOption, LineOption, ReasonOption, WaitOption, clear_failures, me, out, plain_lines
 from flows.lineage_cli import app as lineage_app
+from flows.serving_cli import app as serving_app
 from flows.studies_cli import app as studies_app
 from flows.unattended_cli import app as unattended_app
 from otmf import __version__, environment, errors
@@ -25,7 +26,7 @@ app = typer.Typer(
     help="Continual model merging by optimal transport: one shared encoder, task after task merged into it.\n\n"
     "Start with `otmf init my_line`, then `otmf onboard CARD --line my_line` for each task; `otmf demo` shows it all.",
 )
-for part in (unattended_app, studies_app, lineage_app):
+for part in (unattended_app, studies_app, lineage_app, serving_app):
     app.add_typer(part)
 OverrideOption = Annotated[
     str | None, typer.Option(help="Your reason to accept the model whatever the gate says; kept in the history.")

@@ -76,10 +76,6 @@ def bench(
     line: Annotated[
         Path | None, typer.Option(help="Folder of the line; the one that CONFIG names otherwise, or this one.")
     ] = None,
-    peer: Annotated[
-        bool,
-        typer.Option("--peer", help="Instead compare our methods with FusionBench's on those tasks (extra `peer`)."),
-    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only print the runs and the minutes they may take.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of this machine; one for each core otherwise.")
@@ -92,14 +88,7 @@ def bench(
     from flows import bench as comparison
 
     with clear_failures("the line is as it was, rows of runs that ended are kept; the same command goes on"):
-        if peer and plan:
-            raise ValueError("expected --peer or --plan; received both; --peer has no plan, leave out either")
         found = comparison.plan(config, results, line)
-        if peer:
-            from flows import bench_peer
-
-            out.print(bench_peer.run(found).read_text(encoding="utf-8"))
-            return
         if plan:
             out.print(comparison.table(found, workers))
             out.print(comparison.summary(found, workers))

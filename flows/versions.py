@@ -55,6 +55,20 @@ def find(entries: Sequence[Decision], version: int) -> Decision:
     )
 
 
+def chosen(line: layout.Layout, name: str | None) -> int:
+    """The number of a version named as `v3`; of the champion without a name.
+
+    Raises:
+        WorkspaceError: if the name is none, or no version serves.
+    """
+    if name:
+        return number(name)
+    serving = champion(history(line.root))
+    if serving is None:
+        raise workspace.WorkspaceError("expected a line with a version; received one without; onboard a task first")
+    return serving.version
+
+
 def accepted(
     clone: layout.Layout,
     *,

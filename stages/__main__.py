@@ -18,7 +18,6 @@ NAMES = (
     "evaluate",
     "compare",
     "bench",
-    "peer",
     "predict",
     "serve",
     "export",

@@ -53,7 +53,6 @@ DOORS = {
     "transformers": {"otmf/backbones/text.py"},
     "tokenizers": {"otmf/backbones/_tokenisers.py"},
     "ot": {"otmf/couplings.py"},
-    "fusion_bench": {"stages/_peer.py"},
     "cyclonedx": {"flows/bom.py"},
     "openlineage": {"flows/openlineage.py"},
     "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},

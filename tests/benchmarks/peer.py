@@ -1,4 +1,4 @@
-"""Merge methods as FusionBench has them, on the state dicts that ours are given. The only door to FusionBench."""
+"""Merge methods as FusionBench has them, on the state dicts that ours are given."""
 
 from __future__ import annotations
 
@@ -34,22 +34,14 @@ class Pair:
 
 
 def pairs() -> dict[str, Pair]:
-    """The methods that both have, with the same settings.
+    """The methods that both have, with the same settings."""
+    from fusion_bench.method.isotropic_merging import ISO_C_Merge
+    from fusion_bench.method.magmax.magmax import MagMaxAlgorithm
+    from fusion_bench.method.task_arithmetic.task_arithmetic import TaskArithmeticAlgorithm
+    from fusion_bench.method.task_singular_vector import TaskSingularVectorMerging
+    from fusion_bench.method.ties_merging.ties_merging import TiesMergingAlgorithm
+    from fusion_bench.method.wudi.wudi import WUDIMerging
 
-    Raises:
-        ImportError: naming the extra, where FusionBench is not installed.
-    """
-    try:
-        from fusion_bench.method.isotropic_merging import ISO_C_Merge
-        from fusion_bench.method.magmax.magmax import MagMaxAlgorithm
-        from fusion_bench.method.task_arithmetic.task_arithmetic import TaskArithmeticAlgorithm
-        from fusion_bench.method.task_singular_vector import TaskSingularVectorMerging
-        from fusion_bench.method.ties_merging.ties_merging import TiesMergingAlgorithm
-        from fusion_bench.method.wudi.wudi import WUDIMerging
-    except ImportError as error:
-        raise ImportError(
-            f"expected FusionBench beside otmf; received: {str(error).splitlines()[0]}; install it with: pip install 'otmf[peer]'"
-        ) from error
     opcm, ties, sums, largest = merging.Opcm(), merging.Ties(), merging.TaskArithmetic(), merging.MagMax()
     iso, tsv = merging.IsoC(), merging.TsvM()
     return {
