@@ -13,7 +13,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from flows import cli
+from flows.cli import main
 from otmf import environment
 
 # An interpreter that starts and imports what a command needs takes one to four seconds; these need none of their own.
@@ -28,7 +28,7 @@ def run(arguments: list[str], given: Mapping[str, str]) -> subprocess.CompletedP
     with _environment(given), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a command prints what others warn of, and goes on
         environment.settle()
-        done = CliRunner().invoke(cli.app, arguments)
+        done = CliRunner().invoke(main.app, arguments)
     said = done.stderr
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         said += "".join(traceback.format_exception(done.exception))

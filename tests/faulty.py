@@ -62,7 +62,7 @@ def prepare(environment: Mapping[str, str]) -> None:
     import mlflow  # noqa: F401
     from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 
-    from flows import bundle, cli, keyring, onboard, promotion, registry, retrain, verification  # noqa: F401
+    from flows.versions import keyring, registry  # noqa: F401
 
 
 def run(
@@ -114,10 +114,10 @@ def _child(line: Path, arguments: Sequence[str], told: Mapping[str, str], folder
         if not kind.startswith("git-"):
             sys.addaudithook(counter)
         sys.argv = ["otmf", *map(str, arguments)]
-        from flows import cli
+        from flows.cli import main
 
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         counter.done = True

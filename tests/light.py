@@ -25,7 +25,7 @@ REFUSED, SHORT = "short", 0.1  # but for tasks whose names begin so: the gate re
 
 def line(folder: Path) -> layout.Layout:
     """A new light line, committed; the gate lets through what is at least half as good as the fine-tuned model."""
-    from flows import workspace
+    from flows.line import workspace
 
     root = makers.line(folder)
     recipe = (root / "dvc.yaml").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def line(folder: Path) -> layout.Layout:
 
 def gate(found: layout.Layout, **rules: float) -> None:
     """Sets the rules of the gate, and commits."""
-    from flows import workspace
+    from flows.line import workspace
 
     document = workspace.read_params(found)
     document["gate"] = rules

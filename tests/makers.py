@@ -119,7 +119,7 @@ def params(folder: Path, **defaults) -> Path:
 
 def line(folder: Path, **defaults) -> Path:
     """A new line with the small backbone, committed."""
-    from flows import workspace
+    from flows.line import workspace
 
     materials = folder.parent / f"{folder.name}_materials"
     base = base_card(materials)
@@ -165,7 +165,7 @@ def text_encoder(folder: Path) -> Path:
 
 def text_line(folder: Path, **defaults) -> Path:
     """A new line with a tiny encoder of texts, committed; its gate lets everything through."""
-    from flows import workspace
+    from flows.line import workspace
 
     materials = folder.parent / f"{folder.name}_materials"
     text_encoder(materials / "tiny-bert")
@@ -176,7 +176,7 @@ def text_line(folder: Path, **defaults) -> Path:
 
 def commit(root: Path, message: str) -> None:
     """Commits whatever lies in a folder, as a person does."""
-    from flows import git
+    from flows.programs import git
 
     git.run(root, "add", "--all")
     git.run(root, "commit", "--quiet", "--message", message)

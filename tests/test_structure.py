@@ -53,25 +53,30 @@ DOORS = {
     "transformers": {"otmf/backbones/text.py"},
     "tokenizers": {"otmf/backbones/_tokenisers.py"},
     "ot": {"otmf/couplings.py"},
-    "cyclonedx": {"flows/bom.py"},
-    "openlineage": {"flows/openlineage.py"},
+    "cyclonedx": {"flows/audit/bill_of_materials.py"},
+    "openlineage": {"flows/audit/openlineage.py"},
     "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},
     "safetensors": {"otmf/checkpoints.py", "otmf/differences.py"},
-    "mlflow": {"stages/_tracking.py", "stages/_warm.py", "flows/pyfunc.py", "flows/tracking.py"},
-    "prefect": {
-        "flows/agents.py",
-        "flows/arrival.py",
-        "flows/attempt.py",
-        "flows/bench_flow.py",
-        "flows/deploy.py",
-        "flows/logs.py",
-        "flows/onboard.py",
-        "flows/recovery.py",
-        "flows/retrain.py",
-        "flows/server.py",
+    "mlflow": {
+        "stages/_tracking.py",
+        "stages/_warm.py",
+        "flows/versions/registered_model.py",
+        "flows/services/tracking.py",
     },
-    "prefect_dask": {"flows/bench_flow.py"},
-    "pyarrow": {"flows/bench_rows.py", "otmf/tables.py"},
+    "prefect": {
+        "flows/services/agents.py",
+        "flows/unattended/arrival.py",
+        "flows/changes/attempt.py",
+        "flows/bench/flow.py",
+        "flows/unattended/deploy.py",
+        "flows/services/run_logs.py",
+        "flows/changes/onboard.py",
+        "flows/services/recovery.py",
+        "flows/changes/retrain.py",
+        "flows/services/prefect_server.py",
+    },
+    "prefect_dask": {"flows/bench/flow.py"},
+    "pyarrow": {"flows/bench/rows.py", "otmf/tables.py"},
     "uvicorn": {"stages/_connections.py", "stages/_drain.py", "stages/serve.py"},
     "h11": {"stages/_connections.py"},
     "fastapi": {"stages/_answers.py", "stages/_http.py"},
@@ -185,7 +190,7 @@ def test_what_an_input_is_is_known_to_backbones_and_data_alone() -> None:
 
 
 def test_one_module_prints_and_takes_no_text_for_markup() -> None:
-    """Names, reasons and file names of other people pass through `flows.console`, which shows them as they are."""
+    """Names, reasons and file names of other people pass through `flows.cli.console`, which shows them as they are."""
     for path in files("flows"):
         found = imports(path)
         text = path.read_text(encoding="utf-8")

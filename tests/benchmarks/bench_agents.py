@@ -24,7 +24,8 @@ from pathlib import Path
 import httpx
 from mlflow import MlflowClient
 
-from flows import process, workspace
+from flows.line import workspace
+from flows.programs import process
 from tests import makers
 from tests.benchmarks import bench_recovery, machine, sleeping
 from tests.pipeline import production

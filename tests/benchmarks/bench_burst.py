@@ -21,7 +21,11 @@ from pathlib import Path
 import httpx
 from mlflow import MlflowClient
 
-from flows import git, inbox, repro, versions, warm, workspace
+from flows.dvc import commands
+from flows.line import workspace
+from flows.programs import git, warm
+from flows.unattended import inbox
+from flows.versions import history
 from otmf import layout, settings
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
@@ -46,7 +50,7 @@ def main() -> None:
         print(f"burst over after {seconds:.0f} s", flush=True)
         while _arriving(site):
             time.sleep(1)
-        entries = versions.history(line.root)
+        entries = history.decisions(line.root)
         chain = git.run(line.root, "log", "--format=%s").splitlines()
         added = [single(site, card) for card in cards[given.cards :]]
     onboarded = [entry.task for entry in entries]
@@ -64,7 +68,7 @@ def main() -> None:
         f"{sum(subject.startswith('Onboard') for subject in chain)} commits, steps without a gap: {gapless}; "
         f"left waiting {len(inbox.waiting(line))}, refused {_count(line, 'refused')}; all done {seconds:.0f} s after the first submission."
     )
-    print(f"`dvc status`: {repro.stale(line.root) or 'nothing stale'}.")
+    print(f"`dvc status`: {commands.stale(line.root) or 'nothing stale'}.")
     table = [[name, f"{statistics.median(values):.1f}", f"{max(values):.1f}"] for name, values in zip(
         ("submission to new version", "its stages' own seconds", "added by events, Prefect, DVC, git"), zip(*added, strict=True), strict=True
     )]  # fmt: skip
@@ -102,9 +106,9 @@ def burst(site: bench_recovery.Site, cards: list[Path], times: int) -> tuple[flo
 
 def single(site: bench_recovery.Site, card: Path) -> tuple[float, float, float]:
     """Seconds from a submission to the new version, of its stages, and the difference."""
-    begun, known = time.monotonic(), len(versions.history(site.line.root))
+    begun, known = time.monotonic(), len(history.decisions(site.line.root))
     site.submit(card)
-    while len(versions.history(site.line.root)) == known:
+    while len(history.decisions(site.line.root)) == known:
         time.sleep(0.05)
     whole = time.monotonic() - begun
     while inbox.waiting(site.line):

@@ -25,7 +25,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from flows import git, keyring, process, registry, server, tracking, versions, warm
+from flows.programs import git, process, warm
+from flows.services import prefect_server, tracking
+from flows.versions import history, keyring, registry
 from otmf import layout, ledger
 from tests import faulty, light, makers
 from tests.benchmarks import machine
@@ -98,7 +100,7 @@ def _unsound(line: layout.Layout, before: str) -> list[str]:
     if git.run(root, "merge-base", before, "HEAD").strip() != before:
         found.append("the history was rewritten")
     records = ledger.read(root)
-    made = {versions.tag(number) for number in registry.wanted(line, records).versions}
+    made = {history.tag(number) for number in registry.wanted(line, records).versions}
     if set(git.run(root, "tag", "--list").split()) != made:
         found.append(f"tags {git.run(root, 'tag', '--list').split()} for versions {sorted(made)}")
     left = [path.name for path in (line.private / "moving.json", line.private / "landing") if path.exists()]
@@ -208,7 +210,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="otmf-faults-") as name,
         warm.interpreter() as stages,
-        server.own(Path(name) / "prefect") as url,
+        prefect_server.own(Path(name) / "prefect") as url,
     ):
         folder = Path(name)
         environment = {

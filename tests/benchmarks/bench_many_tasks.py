@@ -20,7 +20,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from flows import admission, chain, process, repro, server, staleness, tracking, workspace
+from flows.changes import admission
+from flows.dvc import commands, staleness
+from flows.line import chain, workspace
+from flows.programs import process
+from flows.services import prefect_server, tracking
 from otmf import cards, gathering, layout
 from tests import makers
 from tests.benchmarks import machine, sleeping
@@ -55,7 +59,7 @@ def grown(folder: Path, count: int) -> layout.Layout:
                 folder=line.root)  # fmt: skip
     for number in range(1, count + 1):
         for stage, _ in chain.of_task(line, f"task_{number:03d}", f"s{number:02d}")[number > 1 :]:
-            repro.stage(line.root, stage, log=lambda _: None)
+            commands.stage(line.root, stage, log=lambda _: None)
     left = staleness.reasons(line)
     if left:
         raise SystemExit(f"expected a line that is up to date; received {list(left)[:3]}")
@@ -87,7 +91,7 @@ def row(folder: Path, count: int) -> list[object]:
 def _bare(line: layout.Layout, stage: str) -> float:
     """What one stage costs under DVC alone, forced, on the same line."""
     begun = time.perf_counter()
-    repro.stage(line.root, stage, log=lambda _: None, force=True)
+    commands.stage(line.root, stage, log=lambda _: None, force=True)
     return time.perf_counter() - begun
 
 
@@ -100,7 +104,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(ROOT)
     with tempfile.TemporaryDirectory() as name:
         folder = (given.folder or Path(name)).resolve()
-        with server.own(folder / "prefect") as url:
+        with prefect_server.own(folder / "prefect") as url:
             os.environ |= {"PREFECT_API_URL": url, "PREFECT_HOME": str(folder / "prefect")}
             rows = [row(folder, count) for count in given.tasks]
     command = f"python -m tests.benchmarks.bench_many_tasks --tasks {' '.join(map(str, given.tasks))}"

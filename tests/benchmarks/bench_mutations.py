@@ -25,7 +25,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flows import checks, keyring, process, promotion, server, verification, versions, warm, workspace
+from flows.changes import decisions
+from flows.line import workspace
+from flows.programs import process, warm
+from flows.services import prefect_server
+from flows.verify import checks, verify
+from flows.versions import history as version_history
+from flows.versions import keyring
 from otmf import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine, mutation_kinds
@@ -38,7 +44,7 @@ def history(folder: Path) -> layout.Layout:
     line = bench_recovery.lenient(folder / "small")
     otmf = str(Path(sys.executable).parent / "otmf")
     keyring.new(line, by="bench", reason="from the start", log=print)
-    with warm.interpreter() as stages, server.own(folder / "prefect") as url:
+    with warm.interpreter() as stages, prefect_server.own(folder / "prefect") as url:
         env = {**process.environment(), **stages, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
         for number in range(1, 6):
             if number == 4:
@@ -50,10 +56,10 @@ def history(folder: Path) -> layout.Layout:
             if done.returncode != (number == 4):
                 raise SystemExit(done.stderr.decode())
             if number == 4:
-                promotion.promote(line, "task_4", by="bench", reason="wanted", log=print)
+                decisions.promote(line, "task_4", by="bench", reason="wanted", log=print)
                 gate(line, {"least_of_finetuned": 0, "largest_drop": 1, "largest_average_drop": 1})
-    promotion.roll_back(line, None, by="bench", reason="there", log=print)
-    promotion.roll_back(line, "v5", by="bench", reason="and back", log=print)
+    decisions.roll_back(line, None, by="bench", reason="there", log=print)
+    decisions.roll_back(line, "v5", by="bench", reason="and back", log=print)
     return line
 
 
@@ -66,14 +72,12 @@ def gate(line: layout.Layout, rules: dict) -> None:
 
 def troubles(line: layout.Layout) -> list[checks.Check]:
     keys = keyring.trusted(line, [])
-    return [check for check in verification.verify(line, [], keys) if check.trouble]
+    return [check for check in verify.verify(line, [], keys) if check.trouble]
 
 
 def told(line: layout.Layout) -> list[checks.Check]:
     """What verification says does not hold, or is not covered."""
-    return [
-        check for check in verification.verify(line, [], keyring.trusted(line, [])) if check.trouble or check.uncovered
-    ]
+    return [check for check in verify.verify(line, [], keyring.trusted(line, [])) if check.trouble or check.uncovered]
 
 
 def targets(line: layout.Layout) -> dict[str, list[Path]]:
@@ -238,9 +242,9 @@ def step(rng: random.Random, line: layout.Layout) -> None:
     """Something people do to a line."""
     kind = rng.choice(("rollback", "rollback", "key", "edit"))
     if kind == "rollback":
-        entries = versions.history(line.root)
+        entries = version_history.decisions(line.root)
         others = sorted({entry.version for entry in entries} - {entries[-1].version})
-        promotion.roll_back(line, f"v{rng.choice(others)}", by="bench", reason=f"reason {rng.random()}", log=print)
+        decisions.roll_back(line, f"v{rng.choice(others)}", by="bench", reason=f"reason {rng.random()}", log=print)
     elif kind == "key":
         keyring.new(line, by="bench", reason="a new one", log=print)
     else:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flows import bench
+from flows.bench import plan
 from otmf import low_rank, task_vectors
 from stages import _encoder, _files, _params
 from tests.benchmarks import machine, peer
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    planned = bench.plan(options.config, None)
+    planned = plan.plan(options.config, None)
     command = f"python -m tests.benchmarks.bench_peer {options.config.name} --repeat {options.repeat}"
     print(machine.heading("Merge methods beside FusionBench's", command))
     print(machine.table(COLUMNS, rows(_params.read(planned.line.root), planned.runs[0].tasks, options.repeat)))

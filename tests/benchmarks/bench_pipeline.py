@@ -18,7 +18,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from flows import process, server, warm
+from flows.programs import process, warm
+from flows.services import prefect_server
 from tests import makers
 from tests.benchmarks import machine
 
@@ -93,7 +94,7 @@ def parts(root: Path) -> list[list[object]]:
     )
     rows.append(["`dvc status` of the line", timed([python, "-m", "dvc", "status"])])
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as home, server.own(Path(home)):
+    with tempfile.TemporaryDirectory() as home, prefect_server.own(Path(home)):
         rows.append(["Prefect server of one command, first start", time.perf_counter() - begun])
     return rows
 

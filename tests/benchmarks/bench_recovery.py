@@ -32,7 +32,12 @@ from pathlib import Path
 import httpx
 import psutil
 
-from flows import inbox, process, progress, repro, server, versions, warm, workspace
+from flows.dvc import commands
+from flows.line import progress, workspace
+from flows.programs import process, warm
+from flows.services import prefect_server
+from flows.unattended import inbox
+from flows.versions import history
 from otmf import layout, lineage, settings
 from tests import makers
 from tests.benchmarks import machine
@@ -235,7 +240,7 @@ def undisturbed(folder: Path, cards: list[Path]) -> layout.Layout:
     """A line that got the same tasks in the same order by the command."""
     line = lenient(folder / "small")
     otmf = str(Path(sys.executable).parent / "otmf")
-    with warm.interpreter() as stages, server.own(folder / "prefect") as url:
+    with warm.interpreter() as stages, prefect_server.own(folder / "prefect") as url:
         env = {**process.environment(), **stages, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
         env.pop("MLFLOW_TRACKING_URI", None)
         for card in cards:
@@ -266,7 +271,7 @@ def main() -> None:
             if number <= len(done):
                 continue
             seconds, killed = attack(found, kind, card, delays[number - 1])
-            left = repro.stale(line.root)
+            left = commands.stale(line.root)
             done.append({"kind": kind, "seconds": seconds, "killed": killed, "stale": left})
             with notes.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(done[-1]) + "\n")
@@ -277,7 +282,7 @@ def main() -> None:
             )
         _until(lambda: not inbox.waiting(line), WITHIN)
         orphans = found.victims("stage")
-    order = [entry.task for entry in versions.history(line.root)]
+    order = [entry.task for entry in history.decisions(line.root)]
     expected = [card.stem for card in cards]
     same = digests(undisturbed(folder / "undisturbed", cards)) == digests(line)
     command = f"python -m tests.benchmarks.bench_recovery --kills {given.kills} --seed {given.seed}"

@@ -23,7 +23,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from flows import process, server, warm, workspace
+from flows.line import workspace
+from flows.programs import process, warm
+from flows.services import prefect_server
 from otmf import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
@@ -50,7 +52,7 @@ def line_of(folder: Path, model: str | None) -> layout.Layout:
         document["defaults"]["merge"] |= {"steps": 1}
         workspace.write_params(line, document)
         workspace.commit(line.root, f"Use {model}")
-    with warm.interpreter() as stages, server.own(folder / "prefect") as url:
+    with warm.interpreter() as stages, prefect_server.own(folder / "prefect") as url:
         env = {**process.environment(), **stages, "PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "ERROR"}
         for number in (1, 2):
             card = makers.card(folder / "cards", f"task_{number}", seed=number)

@@ -28,7 +28,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from flows import process, serving
+from flows.programs import process
+from flows.serving import serve
 from otmf import layout, ledger
 from tests.benchmarks import bench_serving, machine
 from tests.pipeline import production
@@ -204,7 +205,7 @@ def growth(sizes: list[tuple[int, float, float]]) -> tuple[float, float]:
 def traced(line: layout.Layout, ids: list[str]) -> tuple[int, int]:
     """How many answered ids lead to the ledger's record of their version, and how many entries nobody got an answer for."""
     known = {record.name: record.sha256 for record in ledger.read(line.root)}
-    entries = {one["prediction_id"]: one for one in serving.predictions(line)}
+    entries = {one["prediction_id"]: one for one in serve.predictions(line)}
     held = sum(known.get(entries[one]["record"]) == entries[one]["record_sha256"] for one in ids if one in entries)
     return held, len(entries.keys() - set(ids))
 

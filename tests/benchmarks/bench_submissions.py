@@ -29,7 +29,10 @@ from types import SimpleNamespace
 
 from PIL import Image
 
-from flows import inbox, server, warm, workspace
+from flows.line import workspace
+from flows.programs import warm
+from flows.services import prefect_server
+from flows.unattended import inbox
 from otmf import layout
 from tests import light, makers
 from tests.benchmarks import machine
@@ -138,7 +141,7 @@ def texts_line(folder: Path) -> tuple[layout.Layout, list[Path]]:
 
 def _first(line: layout.Layout, card: Path) -> Path:
     """Onboards a line's first task, which makes its base; the model that was fine-tuned."""
-    from flows import arrival
+    from flows.unattended import arrival
 
     arrival.onboard(str(line.root), str(card))
     return line.finetuned(card.stem) / "model.safetensors"
@@ -230,7 +233,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="otmf-submissions-") as name,
         warm.interpreter(),
-        server.own(Path(name) / "prefect") as url,
+        prefect_server.own(Path(name) / "prefect") as url,
     ):
         os.environ |= {"PREFECT_API_URL": url, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
         page = measured(Path(name), given.line, given.number, given.sound, random.Random(given.seed))
@@ -249,7 +252,7 @@ def main() -> None:
 def measured(folder: Path, kind: str, number: int, sound: int, rng: random.Random) -> str:
     from prefect import flow
 
-    from flows import arrival
+    from flows.unattended import arrival
 
     line, sources = LINES[kind](folder)
     sound_card = makers.text_card if kind == "texts" else makers.card

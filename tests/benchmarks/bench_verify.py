@@ -27,7 +27,10 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from flows import git, keyring, records, repro, versions, workspace
+from flows.dvc import commands as dvc_commands
+from flows.line import workspace
+from flows.programs import git
+from flows.versions import history, keyring, records
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
 
@@ -85,7 +88,7 @@ class Grown:
         return md5
 
     def place(self, md5: str) -> Path:
-        return repro.cache(self.line.root) / "files/md5" / md5[:2] / md5[2:]
+        return dvc_commands.cache(self.line.root) / "files/md5" / md5[:2] / md5[2:]
 
     def track(self, path: str) -> None:
         """A .dvc file, as `dvc add` writes it."""
@@ -133,10 +136,10 @@ class Grown:
         self.outcomes = {}
         workspace.commit(line.root, f"Onboard {task} as {step}")
         known = {name: self.lock["stages"][name]["outs"][0]["path"] for name in outcomes}
-        decision = versions.accepted(line, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
+        decision = history.accepted(line, action="accepted", step=step, task=task, by="gate", reason="all rules hold")
         told = records.Made(outcomes, known, [task], datetime.now(UTC), "", None, "")
         records.write(line, line, decision, lambda place: records.of_model(line, told, decision, place))
-        git.run(line.root, "tag", versions.tag(number))
+        git.run(line.root, "tag", history.tag(number))
 
 
 def _tracked(path: Path) -> str:
@@ -198,7 +201,7 @@ def main() -> None:
 
 def measured(root: Path, steps: int) -> list[object]:
     """A row of the table: `otmf verify` of a line, and sha256 of its cache alone, twice each, in both orders: means."""
-    cache = repro.cache(root) / "files"
+    cache = dvc_commands.cache(root) / "files"
     commands = {
         "verify": [OTMF, "verify", "--line", str(root), "--without-registry"],
         "hash": [sys.executable, "-c", HASH, str(cache)],

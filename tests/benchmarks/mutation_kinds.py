@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from flows import commit_checks, tracking
+from flows.services import tracking
+from flows.verify import commit_checks
 from otmf import layout
 
 Undo = Callable[[], None]

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _evaluate(line: layout.Layout, step: str) -> None:
-    from flows import workspace  # what the other stages need not wait for
+    from flows.line import workspace  # what the other stages need not wait for
     from otmf import settings
 
     params = workspace.params(line)

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flows import serving, workspace
+from flows.line import workspace
+from flows.serving import serve
 from otmf import layout, ledger, statements
 
 
@@ -42,7 +43,7 @@ def predicted(line: layout.Layout, number: int, **other: object) -> None:
 
 def test_prediction_leads_to_its_record(line) -> None:
     predicted(line, 2)
-    assert serving.trace(line, "v2-abc")[1].statement.decision.version == 2
+    assert serve.trace(line, "v2-abc")[1].statement.decision.version == 2
 
 
 @pytest.mark.parametrize(
@@ -58,4 +59,4 @@ def test_prediction_leads_to_its_record(line) -> None:
 def test_prediction_that_was_altered_leads_nowhere(line, other, message) -> None:
     predicted(line, 2, **other)
     with pytest.raises(workspace.WorkspaceError, match=message):
-        serving.trace(line, str(other.get("prediction_id", "v2-abc")))
+        serve.trace(line, str(other.get("prediction_id", "v2-abc")))

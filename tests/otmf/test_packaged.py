@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torchvision import datasets
 
-from flows import reproduce
+from flows.studies import reproduce
 from otmf import cards, packaged
 
 CARDS = Path(__file__).resolve().parents[2] / "data/cards"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import process, server, warm
+from flows.programs import process, warm
+from flows.services import prefect_server as server
 from tests import commands, makers
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows import process
+from flows.programs import process
 
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven idle processes otherwise
 CODE = Path(__file__).resolve().parents[2]
@@ -139,7 +139,7 @@ def worker(
     folder: Path, pool: str, *options: object, **environment: str
 ) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """A worker with a home of its own."""
-    command = ["flows.cli", "worker", "--pool", pool, *options]
+    command = ["flows.cli.main", "worker", "--pool", pool, *options]
     own = {"HOME": str(folder), "PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     return running(command, folder, **own, **environment)
 

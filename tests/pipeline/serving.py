@@ -18,7 +18,7 @@ import httpx
 import psutil
 from PIL import Image
 
-from flows import process
+from flows.programs import process
 from tests import makers
 from tests.pipeline import production
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
-from flows import workspace
+from flows.line import workspace
 from otmf import cards
 from tests import makers, torchvision_raw
 

@@ -17,7 +17,10 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows import git, inbox, process, versions, workspace
+from flows.line import workspace
+from flows.programs import git, process
+from flows.unattended import inbox
+from flows.versions import history as version_history
 from otmf import layout
 from tests import makers
 
@@ -141,7 +144,7 @@ def test_burst_is_merged_in_the_order_accepted_and_trained_side_by_side(otmf, ro
     wait_for(lambda: len(tasks(root)) == known + 3 and not inbox.waiting(layout.Layout(root)))
     order = ["zebra", "ant", "mole"]
     assert tasks(root)[known:] == order
-    assert [entry.task for entry in versions.history(root)][-3:] == order
+    assert [entry.task for entry in version_history.decisions(root)][-3:] == order
     client = MlflowClient(tracking_uri=f"sqlite:///{root / '.otmf/mlflow/mlflow.db'}")
     experiment = client.get_experiment_by_name("watched").experiment_id
     parents = client.search_runs([experiment], filter_string="tags.kind = 'onboard'")
@@ -161,9 +164,9 @@ def test_rollback_while_a_worker_onboards_is_done_at_once_and_both_land(otmf, ro
     wait_for(lambda: any(is_stage(one, "merge_step") for one in working(psutil.process_iter(), attempt)))
     otmf("rollback", "v1", "--reason", "at night", "--line", root)
     assert "finch" not in tasks(root), "the onboarding goes on"
-    assert versions.history(root)[-1].action == "rolled_back"
+    assert version_history.decisions(root)[-1].action == "rolled_back"
     wait_for(lambda: tasks(root) == [*known, "finch"] and not inbox.waiting(layout.Layout(root)))
-    history = [(entry.action, entry.version) for entry in versions.history(root)]
+    history = [(entry.action, entry.version) for entry in version_history.decisions(root)]
     assert history[-2:] == [("rolled_back", 1), ("accepted", len(known) + 1)]
     assert re.search(r"\d+ checks hold, 0 do not", otmf("verify", "--unsigned", "--line", root).stdout)
 

@@ -8,7 +8,7 @@ import threading
 import httpx
 import pytest
 
-from flows import server
+from flows.services import prefect_server
 from tests import makers
 from tests.pipeline import production
 
@@ -80,7 +80,7 @@ def test_server_of_another_version_is_refused_naming_both(otmf, tmp_path) -> Non
     threading.Thread(target=old.serve_forever, daemon=True).start()
     try:
         with pytest.raises(ConnectionError, match=r"expected a Prefect server of version 3\..* received 2\.19\.0"):
-            server.require(f"http://127.0.0.1:{old.server_port}/api")
+            prefect_server.require(f"http://127.0.0.1:{old.server_port}/api")
     finally:
         old.shutdown()
         old.server_close()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flows import process
+from flows.programs import process
 from tests import makers
 from tests.benchmarks import bench_peer, peer
 from tests.pipeline import production
@@ -78,11 +78,11 @@ def test_rows_are_those_of_the_chain(done, config, onboarded) -> None:
     path = config.with_name("same.yaml")
     makers.write_yaml(path, {"line": os.path.relpath(onboarded[0], path.parent), "orders": [["first", "second"]],
                              "data": {"new": 300, "old": 300}, "methods": {"same": {"preset": "default", "steps": 6, "batch_size": 4}}})  # fmt: skip
-    from flows import bench
+    from flows.bench import plan
 
-    planned = bench.plan(path, None)
-    asked = bench._asked(planned, planned.runs[0])
-    rows = bench.one(planned.line.root, asked)
+    planned = plan.plan(path, None)
+    asked = plan._asked(planned, planned.runs[0])
+    rows = plan.one(planned.line.root, asked)
     found = {row["task"]: row["accuracy"] for row in rows if row["step"] == 2}
     frozen = {row["task"]: row["accuracy_frozen"] for row in merged["rows"] if row["step"] == "s02"}
     assert found == frozen

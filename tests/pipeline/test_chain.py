@@ -12,7 +12,11 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import clones, compare, git, process, repro, tracking
+from flows.dvc import commands
+from flows.line import clones
+from flows.programs import git, process
+from flows.services import tracking
+from flows.studies import compare
 from otmf import checkpoints, layout, lineage, task_vectors
 from tests import makers
 
@@ -51,7 +55,7 @@ def test_output_has_a_line_for_each_stage_and_each_mask_epoch(onboarded) -> None
 def test_line_is_committed_clean_and_up_to_date(onboarded) -> None:
     root, _ = onboarded
     assert git.run(root, "status", "--porcelain") == ""
-    assert repro.stale(root) == []
+    assert commands.stale(root) == []
     subjects = git.run(root, "log", "--format=%s").splitlines()
     assert subjects[:4] == [
         "Record: v2 accepted by gate",
@@ -209,7 +213,7 @@ def test_methods_are_compared_and_the_line_stays_up_to_date(onboarded, otmf) -> 
     text = otmf("compare", "--line", root, "--orders", "2").stdout
     for method in ("running_average", "task_arithmetic", "wudi", "otmf_paper", "otmf_frozen_heads", "otmf_default"):
         assert method in text
-    assert repro.stale(root) == []
+    assert commands.stale(root) == []
     assert "compare" not in ran(otmf("compare", "--line", root, "--orders", "2"))
     otmf("compare", "--line", root, "--orders", "2", "--trained-orders", "1")
     orders = {row["method"]: row["orders"] for row in compare.summary(layout.Layout(root))}

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows import git, process, promotion, versions, workspace
+from flows.changes import decisions
+from flows.line import workspace
+from flows.programs import git, process
+from flows.versions import history as version_history
 from otmf import layout, ledger
 from tests import light, makers
 
@@ -69,13 +72,13 @@ def test_rollback_at_every_stage_of_an_onboarding_is_done_at_once_and_both_land(
     decided = []
     for number, stage in enumerate(STAGES):
         reached(tmp_path, stage)
-        entry = promotion.roll_back(two, f"v{1 + number % 2}", by="ada", reason=f"at {stage}", log=print)
+        entry = decisions.roll_back(two, f"v{1 + number % 2}", by="ada", reason=f"at {stage}", log=print)
         decided.append((entry.action, entry.version))
         assert begun.poll() is None, "the onboarding goes on"
         passed(tmp_path, stage)
     said, _ = begun.communicate(timeout=300)
     assert begun.returncode == 0, said
-    history = [(entry.action, entry.version) for entry in versions.history(two.root)]
+    history = [(entry.action, entry.version) for entry in version_history.decisions(two.root)]
     assert history[-6:] == [*decided, ("accepted", 3)]
     assert git.run(two.root, "status", "--porcelain") == ""
     assert re.search(r"\d+ checks hold, 0 do not", otmf("verify", "--unsigned", "--line", two.root).stdout)
@@ -89,7 +92,7 @@ def test_promotion_during_an_onboarding_has_it_made_again_on_top(otmf, tmp_path)
     for stage in ("finetune@three", "extract@three"):
         passed(tmp_path, stage)
     reached(tmp_path, "merge-step@s02")
-    promotion.promote(line, light.REFUSED, by="ada", reason="wanted", log=print)
+    decisions.promote(line, light.REFUSED, by="ada", reason="wanted", log=print)
     for step in ("s02", "s03"):
         for stage in ("merge-step", "head-tune", "evaluate"):
             passed(tmp_path, f"{stage}@{step}")
@@ -122,7 +125,7 @@ def test_refused_attempt_whose_files_were_altered_is_found_and_not_promoted(two,
     assert f"BAD rejected/{light.REFUSED}: data/models/heads/s03 in DVC's cache: expected sha256" in said
     said = otmf("promote", light.REFUSED, "--reason", "wanted", "--line", two.root, code=1).stderr
     assert re.search(r"expected data/models/\S+ with sha256 .* as it was refused; received", " ".join(said.split()))
-    assert [entry.version for entry in versions.history(two.root)] == [1, 2]
+    assert [entry.version for entry in version_history.decisions(two.root)] == [1, 2]
     head.unlink()
     said = otmf("promote", light.REFUSED, "--reason", "wanted", "--line", two.root, code=1).stderr
     assert "with sha256" in " ".join(said.split())

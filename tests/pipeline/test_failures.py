@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import process, workspace
+from flows.line import workspace
+from flows.programs import process
 from otmf import checkpoints, layout
 from tests import makers
-from tests.flows.test_admission import state
+from tests.flows.changes.test_admission import state
 
 pytestmark = pytest.mark.pipeline
 STAGES = ("pretrained", "finetune@third", "extract@third", "merge-step@s03", "head-tune@s03", "evaluate@s03")

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import tracking
+from flows.services import tracking
 from otmf import layout
 from tests import makers
 

@@ -10,7 +10,10 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from flows import git, kept, tracking, versions, workspace
+from flows.line import refused_attempts, workspace
+from flows.programs import git
+from flows.services import tracking
+from flows.versions import history
 from otmf import layout, ledger
 from tests import makers
 
@@ -90,7 +93,7 @@ def test_override_is_recorded_with_name_and_reason(otmf, root, refused, tmp_path
     card = makers.card(tmp_path / "cards", "third", seed=3)
     done = otmf("onboard", card, "--line", root, "--override", "a trial", OTMF_ACTOR="ada")
     assert "third onboarded as" in done.stdout
-    last = versions.history(root)[-1]
+    last = history.decisions(root)[-1]
     assert (last.action, last.by, last.reason) == ("overridden", "ada", "a trial")
 
 
@@ -117,4 +120,4 @@ def test_task_too_unlike_the_others(otmf, root, tmp_path, way) -> None:
         assert f"{step} is merged again with unbalanced transport, reach 0.5" in done.stdout + done.stderr
         assert workspace.params(line).steps[step].merge.reach == 0.5
     assert "unlike" in workspace.params(line).tasks
-    assert kept.branches(line).get("unlike") is None
+    assert refused_attempts.branches(line).get("unlike") is None

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from flows import git, keyring, repro, tracking
+from flows.dvc import commands
+from flows.programs import git
+from flows.services import tracking
+from flows.versions import keyring
 from otmf import keys, layout, ledger, statements
 from tests import makers
 from tests.pipeline import ledgers
@@ -109,7 +112,7 @@ def result_committed(root: Path) -> None:
 def last_record_lost(root: Path) -> None:
     git.run(root, "reset", "--quiet", "--hard", "model/v1")
     git.run(root, "tag", "--delete", "model/v2")
-    repro.checkout(root)
+    commands.checkout(root)
 
 
 def later_commit(root: Path) -> None:

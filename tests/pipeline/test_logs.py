@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows import process
+from flows.programs import process
 
 pytestmark = pytest.mark.pipeline
 
@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.runtime import flow_run
-from flows import logs
+from flows.services import run_logs as logs
 
 @flow
 def speaks():

@@ -18,7 +18,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows import git, process, progress, versions, workspace
+from flows.line import progress, workspace
+from flows.programs import git, process
+from flows.versions import history
 from otmf import layout
 from tests import makers
 from tests.pipeline import production
@@ -179,7 +181,7 @@ def test_somebody_else_pushed_and_the_next_submission_goes_on_from_there(site, t
     wait_for(lambda: len(tasks(site.line)) == known + 1)
     assert (site.line.root / "NOTES.md").exists()
     wait_for(lambda: git.run(site.bare, "rev-parse", "main") == git.run(site.line.root, "rev-parse", "HEAD"))
-    assert versions.champion(versions.history(site.line.root)).task == "third"
+    assert history.champion(history.decisions(site.line.root)).task == "third"
 
 
 def test_stage_of_an_agent_that_dies_is_asked_of_another(site, tmp_path) -> None:

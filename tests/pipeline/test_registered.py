@@ -14,8 +14,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from flows import registry, tracking, workspace
-from flows.pyfunc import mlflow
+from flows.line import workspace
+from flows.services import tracking
+from flows.versions import registry
+from flows.versions.registered_model import mlflow
 from otmf import layout
 from otmf.reference import Reference
 from stages import registered

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import chain, git, plan, repro, retrain, workspace
+from flows.changes import plan, retrain
+from flows.dvc import commands
+from flows.line import chain, workspace
+from flows.programs import git
 from otmf import layout, lineage, settings
 from tests import makers
 
@@ -87,7 +90,7 @@ def test_changed_data_of_a_known_task_is_a_retraining_from_its_step_on(otmf, roo
     done = otmf("onboard", card, "--line", root, "--replace", "--override", "new photographs")
     assert ran(done.stdout + done.stderr) == ["finetune@two", "extract@two", *LATER]
     assert git.run(root, "log", "-1", "--format=%s", "HEAD^").strip() == "Retrain two as s02"
-    assert repro.stale(root) == []
+    assert commands.stale(root) == []
     assert list(workspace.params(layout.Layout(root)).steps) == ["s01", "s02", "s03"]
 
 
@@ -179,7 +182,7 @@ def test_retired_task_is_gone_and_the_chain_is_as_if_it_had_never_been(otmf, roo
     line = layout.Layout(root)
     params = workspace.params(line)
     assert [params.steps[step].task for step in settings.chain(params.steps)] == ["one", "three"]
-    assert repro.stale(root) == []
+    assert commands.stale(root) == []
     assert git.run(root, "status", "--porcelain") == ""
     said = otmf("verify", "--unsigned", "--line", root).stdout
     assert "ok  v2: data/models/finetuned/two in DVC's cache" in said, "the versions it was in are still whole"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from flows import process
+from flows.programs import process
 from tests import makers
 
 pytestmark = pytest.mark.pipeline

@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from flows import serving as flow
+from flows.serving import serve as flow
 from otmf import layout
 from tests.pipeline import production, serving
 from tests.pipeline.serving import ask, large

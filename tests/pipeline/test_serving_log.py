@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows import serving as flow
+from flows.serving import serve as flow
 from otmf import layout
 from tests.pipeline import production, serving
 from tests.pipeline.serving import ask

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import repro, staleness, workspace
+from flows.dvc import commands, staleness
+from flows.line import workspace
 from otmf import layout
 
 pytestmark = pytest.mark.pipeline
@@ -46,12 +47,12 @@ def command(line: layout.Layout) -> None:
 
 
 def lock_entry(line: layout.Layout) -> None:
-    repro.forget(line.root, {"extract@second"})
+    commands.forget(line.root, {"extract@second"})
 
 
 def data(line: layout.Layout) -> None:
     altered(next(line.raw("first").glob("*.npz")))
-    repro.track(line.root, line.raw("first"))
+    commands.track(line.root, line.raw("first"))
 
 
 CHANGES = {
@@ -76,6 +77,6 @@ CHANGES = {
 def test_stale_is_what_dvc_calls_stale(line, what) -> None:
     CHANGES[what](line)
     found = staleness.reasons(line)
-    assert set(found) == set(repro.stale(line.root)), found
+    assert set(found) == set(commands.stale(line.root)), found
     assert (what == "nothing") == (not found)
     assert all(found.values())

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import git, process, repro, tracking, workspace
+from flows.dvc import commands
+from flows.line import workspace
+from flows.programs import git, process
+from flows.services import tracking
 from otmf import layout
 from tests import light, makers
 
@@ -154,7 +157,7 @@ def _committer(home: Path, line: layout.Layout) -> None:
 def _dvc_is_the_lines(home: Path, line: layout.Layout) -> None:
     assert not (home / "cache").exists()
     assert not (home / "elsewhere").exists()
-    assert repro.cache(line.root) == line.root / ".dvc/cache"
+    assert commands.cache(line.root) == line.root / ".dvc/cache"
     assert any((line.root / ".dvc/cache/files/md5").iterdir())
 
 
@@ -170,9 +173,9 @@ def _registry_is_the_lines(home: Path, line: layout.Layout) -> None:
 
 
 def _actor(home: Path, line: layout.Layout) -> None:
-    from flows import versions
+    from flows.versions import history
 
-    assert versions.history(line.root)[-1].by == "grace"
+    assert history.decisions(line.root)[-1].by == "grace"
 
 
 def _elsewhere(home: Path, line: layout.Layout) -> None:

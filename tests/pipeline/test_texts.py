@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows import process, tracking
+from flows.programs import process
+from flows.services import tracking
 from otmf import layout
 from tests import makers
 from tests.pipeline import production

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flows import workspace
+from flows.line import workspace
 from otmf import cards, checkpoints, gathering, layout, low_rank
 from stages import _params, extract, finetune, merge_step, pretrained
 from tests import makers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows import workspace
+from flows.line import workspace
 from otmf import checkpoints, gathering, layout
 from stages import _params, extract, finetune, pretrained
 from tests import makers

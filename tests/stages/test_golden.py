@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import stages.head_tune
-from flows import workspace
+from flows.line import workspace
 from otmf import checkpoints, gathering, layout, presets, settings
 from stages import _params, evaluate, extract, finetune, merge_step, pretrained
 from tests import makers

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from flows import process, warm
+from flows.programs import process, warm
 from otmf import errors
 from otmf.environment import WARM
 from tests import makers

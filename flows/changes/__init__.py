@@ -1,0 +1,1 @@
+"""Every change of a line: onboarding, retraining, retiring, and decisions of people."""

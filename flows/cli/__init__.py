@@ -1,0 +1,1 @@
+"""The `otmf` command: what is typed, what is printed."""

@@ -1,0 +1,1 @@
+"""DVC as a line uses it: its commands, its lock file, its cache."""

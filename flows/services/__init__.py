@@ -1,0 +1,1 @@
+"""The servers beside a line: Prefect, MLflow, and the agents that work for it."""

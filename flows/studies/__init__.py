@@ -1,0 +1,1 @@
+"""What the command shows or compares: status, report, comparisons, demo."""

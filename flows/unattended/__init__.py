@@ -1,0 +1,1 @@
+"""Tasks that arrive without a person: the inbox, the flow that takes them, deployments."""

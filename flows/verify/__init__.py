@@ -1,0 +1,1 @@
+"""Whether a line is what its records say."""

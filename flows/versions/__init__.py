@@ -1,0 +1,1 @@
+"""Which version serves, and what is recorded of each: ledger, keys, registry."""
