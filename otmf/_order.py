@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from otmf import cards
+from otmf import names
 
 FIRST = "s00"
 
@@ -17,7 +17,7 @@ def mistakes(content: dict[str, Any]) -> list[str]:
     found = []
     for name in tasks:
         try:
-            cards.check_slug(str(name))
+            names.check_slug(str(name))
         except ValueError as error:
             found.append(f"tasks: {error}")
     merged: dict[str, str] = {}

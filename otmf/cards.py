@@ -9,36 +9,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from otmf import foreign, limits, packaged, strict_yaml, validation
+from otmf import foreign, limits, names, packaged, strict_yaml, validation
 
 _NUMBER = re.compile(rb"(?<![0-9A-Za-z])[0-9][0-9A-Fa-fxo_.:]*")
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-MAX_NAME_LENGTH = 40
-_SLUG = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_NAME_LENGTH - 1}}}\Z")
-RESERVED_NAMES = ("pretrained", "compare", "retrain", "rollback")
 
 
 class CardError(ValueError):
     """A card that cannot be used. The message says what was expected, what was received and what to do."""
 
 
-def check_slug(name: str) -> str:
-    """The name itself, if it is safe as a file, stage and parameter name; raises ValueError otherwise."""
-    if not _SLUG.match(name):
-        shown = name if len(name) <= 60 else name[:57] + "..."
-        raise ValueError(
-            f"expected a name of at most {MAX_NAME_LENGTH} lower-case letters, digits, - and _ that starts "
-            f"with a letter; received {shown!r}; rename it"
-        )
-    if name in RESERVED_NAMES:
-        raise ValueError(f"expected a name other than {', '.join(RESERVED_NAMES)}; received {name!r}; rename it")
-    return name
-
-
-Slug = Annotated[str, AfterValidator(check_slug)]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 FilePath = Annotated[str, Field(max_length=1000)]
 
@@ -122,7 +105,7 @@ class Card(_Strict):
         folders: of source `folder`, the names of the classes' folders, where they are not the classes' own.
     """
 
-    name: Slug
+    name: names.Slug
     source: Literal["npz", "folder", "embedded", "torchvision", "csv", "parquet", "jsonl"]
     path: FilePath
     dataset: str | None = None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from otmf import bench_rows, cards, settings, task_orders
+from otmf import bench_rows, names, settings, task_orders
 from otmf._section import Section, Seed
 
 ORDERS = tuple(range(42, 52))
@@ -36,15 +36,15 @@ class Protocol(Section):
     """
 
     line: str | None = None
-    tasks: tuple[cards.Slug, ...] | None = None
-    orders: Annotated[tuple[Seed | tuple[cards.Slug, ...], ...], Field(min_length=1)] = ORDERS
+    tasks: tuple[names.Slug, ...] | None = None
+    orders: Annotated[tuple[Seed | tuple[names.Slug, ...], ...], Field(min_length=1)] = ORDERS
     pairs: bool = False
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     data: bench_rows.DataRule = bench_rows.DataRule()
     heads: Annotated[tuple[Literal["frozen", "aligned", "previous", "all"], ...], Field(min_length=1)] = ("frozen",)
     score: Literal["test", "validation"] = "test"
     after: Literal["every_step", "own_and_last"] = "every_step"
-    methods: Annotated[dict[cards.Slug, dict[str, Any] | None], Field(min_length=1)]
+    methods: Annotated[dict[names.Slug, dict[str, Any] | None], Field(min_length=1)]
 
     @field_validator("line")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from otmf import _order, cards, merging, presets, validation
+from otmf import _order, merging, names, presets, validation
 from otmf._order import FIRST
 from otmf._section import Count, Fraction, NamePattern, Number, Positive, Section, Seed
 from otmf.limits import Limits
@@ -137,7 +137,7 @@ class Task(Section):
 class Step(Section):
     """One step of the line: which task was merged on top of which step, and how."""
 
-    task: cards.Slug
+    task: names.Slug
     previous: str
     merge: AnyMerge = Otmf()
     head_tune: HeadTune = HeadTune()
@@ -191,7 +191,7 @@ class Defaults(Section):
 class Params(Section):
     """A whole line of models, as in params.yaml."""
 
-    line: cards.Slug
+    line: names.Slug
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     backbone: Backbone = Backbone()

@@ -20,7 +20,7 @@ from flows.dvc import commands
 from flows.line import encoders
 from flows.programs import git, plain_yaml
 from flows.programs.failures import WorkspaceError
-from otmf import cards, descent, foreign, gathering, layout, settings, strict_yaml
+from otmf import cards, descent, foreign, gathering, layout, names, settings, strict_yaml
 
 PARTS = (
     "data",
@@ -331,7 +331,7 @@ def not_yaml(name: str, reason: str) -> settings.SettingsError:
 
 def _slug(folder: Path) -> str:
     try:
-        return cards.check_slug(folder.resolve().name.lower())
+        return names.check_slug(folder.resolve().name.lower())
     except ValueError:
         return "line"
 

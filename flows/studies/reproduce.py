@@ -24,7 +24,7 @@ from flows.programs import warm
 from flows.rendering import templates
 from flows.services import prefect_server
 from flows.studies import compare
-from otmf import cards, layout, packaged, validation
+from otmf import cards, layout, names, packaged, validation
 
 FOLDER = "data/recipes"
 TABLES = "tables.md"
@@ -51,7 +51,7 @@ class Recipe(BaseModel):
     base: cards.BaseCard
     cards: str
     sets: str
-    tasks: list[cards.Slug] = Field(min_length=1)
+    tasks: list[names.Slug] = Field(min_length=1)
     counts: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     orders: int = Field(default=10, ge=1, le=10)
     params: dict[str, Any] = Field(default_factory=dict)
@@ -163,9 +163,9 @@ def tables(recipe: Recipe, model: str, results: dict[int, Path], orders: int) ->
             lines.append([row["method"], row["sees"], row["labels"], *cells])
         parts += [f"## {title}", _table(["method", "sees at a merge", "labels", *head], lines)]
     least = min(found)
-    names = list(found[least]["references"])
-    lines = [[row["method"], row["labels"], *(f"{100 * row['final'][task]:.1f}" for task in names)] for row in rows[least]]  # fmt: skip
-    parts += [f"## Each of {least} tasks", _table(["method", "labels", *names], lines)]
+    tasks = list(found[least]["references"])
+    lines = [[row["method"], row["labels"], *(f"{100 * row['final'][task]:.1f}" for task in tasks)] for row in rows[least]]  # fmt: skip
+    parts += [f"## Each of {least} tasks", _table(["method", "labels", *tasks], lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -190,7 +190,7 @@ def _create(root: Path, path: Path, recipe: Recipe, key: str) -> None:
         _over(document, section, values)
     with (part / "params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(document, stream)
-    workspace.create(root, name=cards.check_slug(key), base=part / "pretrained.yaml", params=part / "params.yaml", backbone=own)  # fmt: skip
+    workspace.create(root, name=names.check_slug(key), base=part / "pretrained.yaml", params=part / "params.yaml", backbone=own)  # fmt: skip
 
 
 def _over(document: Any, section: str, values: Any) -> None:
