@@ -57,7 +57,7 @@ def load(path: Path) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in sorted(file.keys())}
 
 
-def deferred(path: Path) -> dict[str, Deferred]:
+def load_deferred(path: Path) -> dict[str, Deferred]:
     """The tensors of a safetensors file, sorted by key, each read when its values are needed and forgotten after.
 
     Raises:

@@ -13,7 +13,7 @@ HEAD = "head.safetensors"
 
 def main(line: _params.Line, name: str) -> Facts:
     pretrained, finetuned = (
-        checkpoints.deferred(folder / "model.safetensors") for folder in (line.pretrained, line.finetuned(name))
+        checkpoints.load_deferred(folder / "model.safetensors") for folder in (line.pretrained, line.finetuned(name))
     )
     _, split = line.load(name)
     path, factors = line.task_vector(name) / "vector.safetensors", line.finetuned(name) / "factors.safetensors"

@@ -144,9 +144,9 @@ def _place(path: Path) -> Path:
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor | Deferred], str]:
     if path.name.endswith(sharded.SUFFIX):
-        return sharded.deferred(path), "sharded safetensors"
+        return sharded.load_deferred(path), "sharded safetensors"
     if path.suffix.lower() not in checkpoints.PICKLES:
-        return checkpoints.deferred(path), "safetensors"
+        return checkpoints.load_deferred(path), "safetensors"
     try:
         return checkpoints.read_foreign(path), "pickled state dict"
     except checkpoints.CheckpointError:

@@ -120,7 +120,7 @@ def _any(key: str, patterns: Sequence[str]) -> bool:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    found = whole(checkpoints.deferred(checkpoints.inside(folder / WEIGHTS, folder)))
+    found = whole(checkpoints.load_deferred(checkpoints.inside(folder / WEIGHTS, folder)))
     for key, value in found.items():
         if not value.is_floating_point():
             raise checkpoints.CheckpointError(

@@ -68,10 +68,10 @@ def shards(index: Path) -> dict[str, Path]:
     return {key: paths[name] for key, name in sorted(named.items())}
 
 
-def deferred(index: Path) -> dict[str, Deferred]:
+def load_deferred(index: Path) -> dict[str, Deferred]:
     """All tensors of a sharded checkpoint, sorted by key, each read from its file when its values are needed. Raises as `shards`."""
     named = shards(index)
-    held = {path: checkpoints.deferred(path) for path in sorted(set(named.values()))}
+    held = {path: checkpoints.load_deferred(path) for path in sorted(set(named.values()))}
     return {key: held[path][key] for key, path in named.items()}
 
 

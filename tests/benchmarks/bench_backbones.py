@@ -126,7 +126,7 @@ from pathlib import Path
 from otmf import checkpoints, extraction
 from tests.benchmarks import machine
 folder, begun = Path(sys.argv[1]), time.perf_counter()
-extraction.extract(checkpoints.deferred(folder / "expert"), checkpoints.deferred(folder / "base"), folder / "vector", name="x")
+extraction.extract(checkpoints.load_deferred(folder / "expert"), checkpoints.load_deferred(folder / "base"), folder / "vector", name="x")
 print(json.dumps([time.perf_counter() - begun, machine.peak_mib()]))
 """
 

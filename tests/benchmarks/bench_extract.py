@@ -31,7 +31,7 @@ from otmf import checkpoints, extraction
 from otmf.formats import sharded
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 imported, begun, folder = peak(), time.perf_counter(), Path(sys.argv[1])
-found = extraction.extract(sharded.deferred(folder / sharded.INDEX), checkpoints.deferred(folder / "base"), folder / "vector", name="x")
+found = extraction.extract(sharded.load_deferred(folder / sharded.INDEX), checkpoints.load_deferred(folder / "base"), folder / "vector", name="x")
 print(json.dumps([time.perf_counter() - begun, peak(), imported, found.norm / found.base_norm]))
 """
 

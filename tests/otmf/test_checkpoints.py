@@ -155,7 +155,7 @@ def test_bytes_are_those_that_safetensors_writes(tmp_path, shapes, note) -> None
 
 
 def test_deferred_tensors_are_read_when_written_and_give_the_same_bytes(reference, tmp_path) -> None:
-    found = checkpoints.deferred(reference)
+    found = checkpoints.load_deferred(reference)
     assert {key: (value.shape, value.dtype) for key, value in found.items()} == {
         key: (value.shape, value.dtype) for key, value in STATE.items()
     }

@@ -28,7 +28,7 @@ def test_it_is_what_subtraction_in_memory_gives(states, tmp_path) -> None:
     for name, state in (("f", finetuned), ("p", base)):
         checkpoints.save(state, tmp_path / name)
     found = extraction.extract(
-        checkpoints.deferred(tmp_path / "f"), checkpoints.deferred(tmp_path / "p"), tmp_path / "out", name="x"
+        checkpoints.load_deferred(tmp_path / "f"), checkpoints.load_deferred(tmp_path / "p"), tmp_path / "out", name="x"
     )
     vector = task_vectors.subtract(finetuned, base)
     checkpoints.save(vector, tmp_path / "wanted")
