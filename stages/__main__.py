@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from otmf import descent, environment, errors
+from otmf.runtime import environment, errors, processes
 from stages import _warm
 
 REFUSES = "OTMF_REFUSES"  # stages that a coordinator leaves to agents
@@ -28,14 +28,14 @@ NAMES = (
 
 
 def main() -> int:
-    descent.die_with_parent()
+    processes.die_with_parent()
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print(
             f"expected a stage ({', '.join(NAMES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml", file=sys.stderr
         )
         return 2
-    owner = os.environ.get(descent.STARTED_BY, "")
-    if owner.isdecimal() and descent.outlived(int(owner)):
+    owner = os.environ.get(processes.STARTED_BY, "")
+    if owner.isdecimal() and processes.outlived(int(owner)):
         print(
             f"otmf: {sys.argv[1]}: expected the process that asked for it; received none, it has ended; run it again",
             file=sys.stderr,

@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import alignment, continual, datasets, heads, low_rank, masks, memory, methods, rows, settings, task_vectors
+from otmf import continual, heads, methods, settings, task_vectors
+from otmf.backbones import task_inputs as rows
+from otmf.checkpoints import low_rank
+from otmf.continual import alignment, memory
+from otmf.data import datasets
+from otmf.merging import masks
 from stages import _cost, _encoder, _files, _kept, _params
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from otmf import descent
+from otmf.runtime import processes
 from stages._limits import Limits
 
 LAST_LOOK = 0.05  # seconds in which requests that have arrived are still read once nobody new is let in
@@ -37,7 +37,7 @@ class Ending:
 
     def watch(self) -> None:
         """Takes the signals from here on."""
-        for one in descent.heeded():
+        for one in processes.heeded():
             signal.signal(one, self.asked)
 
     def asked(self, number: int, _: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from otmf import environment
+from otmf.runtime import environment
 from stages import _warm
 
 

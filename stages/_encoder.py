@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import backbones, datasets, rows, settings, splits
+from otmf import backbones, settings
+from otmf.backbones import task_inputs
+from otmf.data import datasets, splits
 from stages import _params
 
 
@@ -40,7 +42,11 @@ def to(state: Mapping[str, Tensor], where: torch.device) -> dict[str, Tensor]:
 
 
 def teach(
-    backbone: backbones.Backbone, state: Mapping[str, Tensor], found: np.ndarray | rows.Rows, *, where: torch.device
+    backbone: backbones.Backbone,
+    state: Mapping[str, Tensor],
+    found: np.ndarray | task_inputs.Rows,
+    *,
+    where: torch.device,
 ) -> Tensor:
     """Features (n, d) on the CPU of inputs as the backbone reads them."""
     moved = to(state, where)
@@ -91,7 +97,7 @@ def drawn(split: splits.Split, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(split.unlabelled)
 
 
-def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[rows.Rows, Tensor] | None:
+def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple[task_inputs.Rows, Tensor] | None:
     """Inputs and labels of the fraction of a task's labelled ones that its head may be tuned on, drawn from the seed.
 
     None for a task that came as a checkpoint without labelled train inputs: its head stays as it is.
@@ -101,4 +107,4 @@ def labelled(line: _params.Line, name: str, options: settings.HeadTune) -> tuple
         return None
     count = max(1, round(options.fraction * len(split.labelled)))
     chosen = np.random.default_rng(options.seed).permutation(split.labelled)[:count]
-    return rows.Rows(open_backbone(line), task.train, chosen), torch.from_numpy(task.train.labels[chosen])
+    return task_inputs.Rows(open_backbone(line), task.train, chosen), torch.from_numpy(task.train.labels[chosen])

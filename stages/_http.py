@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from otmf import errors
+from otmf.runtime import errors
 from stages import _requests
 from stages._answers import RefusedError, refusal
 from stages._drain import Ending

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from otmf import backbones, checkpoints, errors, heads, lineage
+from otmf import backbones, checkpoints, heads
+from otmf.provenance import digests
+from otmf.runtime import errors
 from stages import _encoder, _files, _params
 from stages._prediction_log import PredictionLog
 from stages._run import say
@@ -103,7 +105,7 @@ def load(notice: Notice) -> Loaded:
     line = _params.read(Path(notice.root))
     path, folder = line.merged(notice.step) / "model.safetensors", line.heads(notice.step)
     for name, wanted in (notice.files | {path.relative_to(line.root).as_posix(): notice.sha256}).items():
-        received = lineage.digest(line.root / name)
+        received = digests.digest(line.root / name)
         if received != wanted:
             raise ValueError(
                 f"expected {name} of v{notice.version} with sha256 {wanted[:16]}; received {received[:16]}; see what `otmf verify` says"

@@ -9,7 +9,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from otmf import datasets, foreign, layout, limits, settings, splits
+from otmf import settings
+from otmf.data import datasets, splits
+from otmf.runtime import foreign_parsers, layout
+from otmf.settings import limits
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def read(root: Path) -> Line:
 
 def load_yaml(path: Path) -> object:
     """The content of a YAML file, plain types only. Raises SettingsError if it does not parse."""
-    with foreign.reading(
+    with foreign_parsers.reading(
         lambda reason: settings.SettingsError(f"expected YAML in {path.name}; received {reason}; mend the file")
     ):
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))

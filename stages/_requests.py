@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from otmf import datasets, plain_json
+from otmf.data import datasets
+from otmf.runtime import strict_json
 from stages._answers import RefusedError
 from stages._limits import Limits
 
@@ -103,7 +104,7 @@ def asked(body: bytes, *, reads: str, most: int) -> tuple[str, list[bytes]]:
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        found = plain_json.loads(body.decode("utf-8"))
+        found = strict_json.loads(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise _mistake("bytes that are no UTF-8", "encode it so") from None
     except json.JSONDecodeError as error:

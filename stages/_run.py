@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from otmf import errors
+from otmf.runtime import errors
 
 FAILURE = "otmf: "
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from otmf import __version__, errors, experiments, host, lineage
+from otmf import __version__
+from otmf.provenance import digests, machine
+from otmf.runtime import errors, experiments
 from stages import _params
 
 PARENT = "OTMF_PARENT_RUN"
@@ -92,7 +94,7 @@ def _record(line: _params.Line, stage: str, arguments: list[str], facts: Any) ->
         tags["mlflow.parentRunId"] = os.environ[PARENT]
     for kind, paths in (("input", facts.inputs), ("output", facts.outputs)):
         tags |= {
-            f"{kind}.{path.relative_to(line.root).as_posix().replace('/', '.')}": lineage.digest(path) for path in paths
+            f"{kind}.{path.relative_to(line.root).as_posix().replace('/', '.')}": digests.digest(path) for path in paths
         }
     metrics = [(name, float(value), 0) for name, value in facts.metrics.items()]
     metrics += [(name, float(value), step) for name, curve in facts.curves.items() for step, value in curve]
@@ -153,7 +155,7 @@ def _host(line: _params.Line) -> dict[str, str]:
 
     where = _encoder.device(line)
     name = {"processor": torch.cuda.get_device_name(where)} if where.type == "cuda" else {}
-    return {**host.about(), **name, "device": where.type}
+    return {**machine.about(), **name, "device": where.type}
 
 
 def _packages() -> str:

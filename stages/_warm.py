@@ -21,11 +21,11 @@ import signal
 import socket
 import sys
 
-from otmf import descent
+from otmf.runtime import processes
 from stages import _parsed
 
 DVC = "dvc"
-STAGES = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "otmf.finetuning", "otmf.mask_training", "otmf.methods", "stages._run",
+STAGES = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "otmf.finetuning", "otmf.merging.mask_training", "otmf.methods", "stages._run",
           "stages._tracking", "stages.pretrained", "stages.finetune", "stages.extract", "stages.merge_step", "stages.head_tune",
           "stages.evaluate")  # fmt: skip
 _LENGTH = 8
@@ -182,7 +182,7 @@ def _become(request: dict, streams: list[int]) -> None:
     """Turns the forked child into the stage; does not return."""
     code = 1
     try:
-        descent.die_with_parent()
+        processes.die_with_parent()
         os.setsid()
         os.dup2(streams[0], 1)
         os.dup2(streams[1], 2)
@@ -205,7 +205,9 @@ def _run_as(name: str, arguments: list[str]) -> int:
     if name == DVC:
         from dvc.cli import main
 
-        os.environ[descent.STARTED_BY] = str(os.getpid())  # its stages end with it, as it does with the one that asked
+        os.environ[processes.STARTED_BY] = str(
+            os.getpid()
+        )  # its stages end with it, as it does with the one that asked
         _parsed.use()
         return main(arguments)
     from stages import _run

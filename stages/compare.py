@@ -10,7 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from otmf import metrics, settings
+from otmf import settings
+from otmf.evaluation import metrics
 from stages import _bench, _files, _params
 from stages._run import Facts, say
 

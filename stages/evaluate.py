@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from otmf import backbones, checkpoints, heads, metrics, settings, task_vectors
+from otmf import backbones, checkpoints, heads, settings, task_vectors
+from otmf.evaluation import metrics
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 

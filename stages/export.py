@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from otmf import backbones, checkpoints, precision
+from otmf import backbones, checkpoints
+from otmf.checkpoints import precision
 from otmf.formats import sharded
 from stages import _encoder, _files, _params
 from stages._run import say

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from otmf import checkpoints, extraction, low_rank
+from otmf import checkpoints
+from otmf.checkpoints import extraction, low_rank
 from stages import _files, _params
 from stages._run import Facts, say
 

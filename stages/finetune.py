@@ -7,19 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otmf import (
-    backbones,
-    checkpoints,
-    datasets,
-    finetuning,
-    formats,
-    heads,
-    low_rank,
-    rows,
-    settings,
-    splits,
-    task_vectors,
-)
+from otmf import backbones, checkpoints, finetuning, formats, heads, settings, task_vectors
+from otmf.backbones import task_inputs
+from otmf.checkpoints import low_rank
+from otmf.data import datasets, splits
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -125,7 +116,7 @@ def _train(
     facts: Facts,
 ) -> task_vectors.State:
     frozen = head.to(where)
-    labelled = rows.Rows(backbone, task.train, split.labelled)
+    labelled = task_inputs.Rows(backbone, task.train, split.labelled)
     labels = torch.from_numpy(task.train.labels[split.labelled]).to(where)
 
     def report(epoch: int, loss: float) -> None:
@@ -137,7 +128,7 @@ def _train(
     state = finetuning.train(
         _encoder.to(pretrained, where),
         labels=labels,
-        inputs=rows.Prepared(labelled, lambda found: backbone.prepare(found, where)),
+        inputs=task_inputs.Prepared(labelled, lambda found: backbone.prepare(found, where)),
         options=options,
         report=report,
         vary=backbone.vary,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from otmf import alignment, backbones, checkpoints, heads, memory, settings, task_vectors
+from otmf import backbones, checkpoints, heads, settings, task_vectors
+from otmf.continual import alignment, memory
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from otmf import checkpoints, continual, heads, low_rank, mask_training, masks, merging, settings, task_vectors
+from otmf import checkpoints, continual, heads, settings, task_vectors
+from otmf.checkpoints import low_rank
+from otmf.merging import mask_training, masks
+from otmf.settings import merge_methods
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -95,7 +98,7 @@ def _record(
         "task": step.task,
         "previous": step.previous,
         "method": step.merge.method,
-        "source": merging.SOURCES[step.merge.method],
+        "source": merge_methods.SOURCES[step.merge.method],
         "settings": step.merge.model_dump(),
         "saw": done.saw,
         "dissimilarity": done.dissimilarity,

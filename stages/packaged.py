@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from otmf import images, packaged
+from otmf.data import images, torchvision_sets
 from stages import _params
 from stages._run import say
 
@@ -21,7 +21,7 @@ _LISTS = (("_samples", None), ("_image_files", "_labels"), ("_images", "_labels"
 def main(line: _params.Line, name: str, root: str, target: str) -> None:
     """Writes the parts of a data set below `target`: `images.npz` where all pictures have one size and come from no files of
     their own, else `train/POSITION/` and `test/POSITION/`. What is not in `root` yet is downloaded where that is allowed."""
-    wanted, folder = packaged.DATASETS[name], Path(target)
+    wanted, folder = torchvision_sets.DATASETS[name], Path(target)
     parts = {"train": _open(name, Path(root), wanted.train), "test": _open(name, Path(root), wanted.test)}
     if all(_files(part) is not None for part in parts.values()):
         for part, found in parts.items():
@@ -34,7 +34,7 @@ def main(line: _params.Line, name: str, root: str, target: str) -> None:
 
 
 def _open(name: str, root: Path, given: Any) -> Any:
-    downloads = {"download": True} if packaged.DATASETS[name].downloads else {}
+    downloads = {"download": True} if torchvision_sets.DATASETS[name].downloads else {}
     root.mkdir(parents=True, exist_ok=True)
     try:
         return getattr(datasets, name)(str(root), **given, **downloads)
@@ -60,7 +60,7 @@ def _files(found: Any) -> list[tuple[Path, int]] | None:
     return None
 
 
-def _drawn(parts: dict[str, Any], wanted: packaged.Packaged, folder: Path) -> None:
+def _drawn(parts: dict[str, Any], wanted: torchvision_sets.Packaged, folder: Path) -> None:
     """Pictures as torchvision gives them: together as arrays, or one by one where their sizes differ."""
     read = {
         part: [(_pixels(picture, wanted), int(label) - wanted.first) for picture, label in found]
@@ -78,7 +78,7 @@ def _drawn(parts: dict[str, Any], wanted: packaged.Packaged, folder: Path) -> No
             Image.fromarray(pixels).save(_place(folder, part, label, number, ".png"))
 
 
-def _pixels(picture: Image.Image, wanted: packaged.Packaged) -> np.ndarray:
+def _pixels(picture: Image.Image, wanted: torchvision_sets.Packaged) -> np.ndarray:
     found = picture.convert("RGB")
     return np.asarray(found.transpose(Image.Transpose.TRANSPOSE) if wanted.lying else found)
 

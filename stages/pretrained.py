@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from otmf import backbones, checkpoints, datasets, finetuning, formats, heads, lineage, settings, task_vectors
+from otmf import backbones, checkpoints, finetuning, formats, heads, settings, task_vectors
+from otmf.data import datasets
+from otmf.provenance import digests
 from stages import _encoder, _files, _params
 from stages._run import Facts, say
 
@@ -30,7 +32,7 @@ def main(line: _params.Line) -> Facts:
     for name, path in backbone.files.items():
         shutil.copyfile(path, line.pretrained / name)
     _files.write_json(
-        line.pretrained / "base.json", {**source, "sha256": lineage.digest(line.pretrained / "model.safetensors")}
+        line.pretrained / "base.json", {**source, "sha256": digests.digest(line.pretrained / "model.safetensors")}
     )
     _files.write_json(line.merged(settings.FIRST) / "merged.json", {"step": settings.FIRST, "tasks": []})
     _files.write_json(line.heads(settings.FIRST) / "heads.json", {"step": settings.FIRST, "tasks": []})

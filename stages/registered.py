@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otmf import layout, lineage
-from otmf.environment import QUIET, SAFE, of_the_user
-from otmf.reference import Reference
+from otmf.provenance import digests
+from otmf.provenance.model_reference import Reference
+from otmf.runtime import layout
+from otmf.runtime.environment import QUIET, SAFE, of_the_user
 from stages import _loaded
 
 LINE = "OTMF_LINE"
@@ -103,7 +104,7 @@ def fetch(reference: Reference, repository: str, root: Path) -> None:
             raise ValueError(
                 f"expected {path} of v{reference.version} from {repository}; received: {trouble}; set {LINE} to a clone of the line that has it"
             )
-    received = {path.relative_to(root).as_posix(): lineage.digest(path) for path in root.rglob("*") if path.is_file()}
+    received = {path.relative_to(root).as_posix(): digests.digest(path) for path in root.rglob("*") if path.is_file()}
     for path in sorted(reference.files | received):
         wanted, there = reference.files.get(path, "none"), received.get(path, "none")
         if wanted != there:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from flows.cli import main
-from otmf import environment
+from otmf.runtime import environment
 
 # An interpreter that starts and imports what a command needs takes one to four seconds; these need none of their own.
 IN_PROCESS = {

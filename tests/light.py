@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 
 BASE, FINETUNED, MERGED = 0.4, 0.9, 0.8  # accuracies that every task gets,

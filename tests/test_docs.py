@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from otmf import cards, protocol
+from otmf.data import cards
+from otmf.evaluation import protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/cards.md").read_text(encoding="utf-8"), re.DOTALL)

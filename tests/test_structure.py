@@ -52,12 +52,12 @@ TORCH_FREE = {
 DOORS = {
     "open_clip": {"otmf/backbones/vision.py"},
     "transformers": {"otmf/backbones/text.py"},
-    "tokenizers": {"otmf/backbones/_tokenisers.py"},
-    "ot": {"otmf/couplings.py"},
+    "tokenizers": {"otmf/backbones/tokenisers.py"},
+    "ot": {"otmf/objectives/couplings.py"},
     "cyclonedx": {"flows/audit/bill_of_materials.py"},
     "openlineage": {"flows/audit/openlineage.py"},
-    "securesystemslib": {"otmf/keys.py", "otmf/ledger.py"},
-    "safetensors": {"otmf/checkpoints.py", "otmf/differences.py"},
+    "securesystemslib": {"otmf/provenance/keys.py", "otmf/provenance/ledger.py"},
+    "safetensors": {"otmf/checkpoints.py", "otmf/provenance/differences.py"},
     "mlflow": {
         "stages/_tracking.py",
         "stages/_warm.py",
@@ -77,7 +77,7 @@ DOORS = {
         "flows/services/prefect_server.py",
     },
     "prefect_dask": {"flows/bench/flow.py"},
-    "pyarrow": {"flows/bench/rows.py", "otmf/tables.py"},
+    "pyarrow": {"flows/bench/rows.py", "otmf/data/tables.py"},
     "uvicorn": {"stages/_connections.py", "stages/_drain.py", "stages/serve.py"},
     "h11": {"stages/_connections.py"},
     "fastapi": {"stages/_answers.py", "stages/_http.py"},
@@ -177,15 +177,21 @@ def test_what_an_input_is_is_known_to_backbones_and_data_alone() -> None:
         str(path.relative_to(ROOT))
         for path in files("otmf", "stages")
         if imports(path)
-        & {"otmf.images", "otmf.texts", "otmf.backbones.vision", "otmf.backbones.text", "otmf.variation"}
+        & {
+            "otmf.data.images",
+            "otmf.data.texts",
+            "otmf.backbones.vision",
+            "otmf.backbones.text",
+            "otmf.backbones.augmentation",
+        }
     }
     assert knowing == {
         "otmf/backbones/__init__.py",
         "otmf/backbones/text.py",
         "otmf/backbones/vision.py",
-        "otmf/datasets.py",
-        "otmf/gathering.py",
-        "otmf/image_heads.py",
+        "otmf/data/datasets.py",
+        "otmf/data/gathering.py",
+        "otmf/data/image_sizes.py",
         "stages/packaged.py",
     }
 

@@ -12,7 +12,10 @@ from flows.line import encoders, workspace
 from flows.programs import git, plain_yaml
 from flows.verify.checks import Check
 from flows.versions import accepted_models, history
-from otmf import cards, layout, ledger, settings, statements
+from otmf import settings
+from otmf.data import cards
+from otmf.provenance import ledger, statements
+from otmf.runtime import layout
 
 
 def audit(line: layout.Layout, number: int, checks: Sequence[Check], *, at: datetime) -> Audit:

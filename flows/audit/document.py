@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from otmf import statements
+from otmf.provenance import statements
 
 SCHEMA = "urn:otmf:audit:1"
 

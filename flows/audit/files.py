@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.audit import bill_of_materials, document, graph, openlineage
 from flows.rendering import templates
-from otmf import layout
+from otmf.runtime import layout
 
 PAGE, JSON, BOM, EVENTS, CARD = "audit.html", "audit.json", "bom.cdx.json", "openlineage.jsonl", "MODEL_CARD.md"
 

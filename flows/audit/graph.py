@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from otmf import statements
+from otmf.provenance import statements
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, LEFT = 118, 40, 34, 36, 92
 LINE = "#8195ab"

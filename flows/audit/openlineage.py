@@ -14,7 +14,7 @@ from openlineage.client.generated.job_type_job import JobTypeJobFacet
 from openlineage.client.transport.file import FileConfig, FileTransport
 
 from flows.audit.document import Audit
-from otmf import statements
+from otmf.provenance import statements
 
 PRODUCER = "urn:otmf:openlineage:1"
 SERVER = "OPENLINEAGE_URL"

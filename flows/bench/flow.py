@@ -16,7 +16,7 @@ from flows.bench import plan as runs
 from flows.bench import rows as bench_rows
 from flows.programs.failures import WorkspaceError
 from flows.services import run_logs
-from otmf import errors
+from otmf.runtime import errors
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")

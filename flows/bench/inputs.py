@@ -12,7 +12,8 @@ from ruamel.yaml.error import YAMLError
 from flows.dvc import commands, lockfile
 from flows.line import workspace
 from flows.programs import plain_yaml
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 
 
 def digests(line: layout.Layout, params: settings.Params, tasks: Sequence[str]) -> dict[str, str]:

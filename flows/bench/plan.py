@@ -20,7 +20,9 @@ from flows.bench import rows as bench_rows
 from flows.line import workspace
 from flows.programs import git, plain_yaml, process, release, warm
 from flows.services import prefect_server, tracking
-from otmf import foreign, layout, protocol, settings, strict_yaml
+from otmf import settings
+from otmf.evaluation import protocol
+from otmf.runtime import foreign_parsers, layout, strict_yaml
 
 ALL_ROWS = "rows.parquet"
 LOCK = ".lock"
@@ -71,7 +73,7 @@ def plan(config: Path, results: Path | None, line: Path | None = None) -> Plan:
         raise settings.SettingsError(
             f"expected a YAML file; received {config}, {'a folder' if config.is_dir() else 'which is not there'}; name the configuration"
         )
-    with foreign.reading(lambda reason: workspace.not_yaml(config.name, reason)):
+    with foreign_parsers.reading(lambda reason: workspace.not_yaml(config.name, reason)):
         text = config.read_text(encoding="utf-8")
     content = strict_yaml.loads(text, lambda reason: workspace.not_yaml(config.name, reason), load=plain_yaml.load)
     asked = protocol.check(content)

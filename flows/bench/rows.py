@@ -12,7 +12,7 @@ import pyarrow
 from pyarrow import parquet
 
 from flows.programs.failures import WorkspaceError
-from otmf import protocol
+from otmf.evaluation import protocol
 
 IDENTITY = b"otmf.run"
 CONTENT = b"otmf.rows"

@@ -12,7 +12,7 @@ from scipy import stats
 
 from flows.bench import dissimilarity
 from flows.rendering import figures, templates
-from otmf import metrics
+from otmf.evaluation import metrics
 
 RESAMPLES = 100_000
 COSTS = ("seconds", "added_mib", "state_mib")  # of a step

@@ -16,7 +16,11 @@ from flows.dvc import cache as dvc_cache
 from flows.dvc import commands, subset
 from flows.line import branch, clones, encoders, landing, workspace
 from flows.programs import process
-from otmf import cards, datasets, descent, gathering, images, layout, limits, lineage, sequence, settings, splits
+from otmf import settings
+from otmf.data import cards, datasets, gathering, images, splits
+from otmf.provenance import digests
+from otmf.runtime import layout, processes
+from otmf.settings import limits, merge_sequence
 
 
 def open_all(root: Path, card_path: Path) -> tuple[layout.Layout, cards.Card]:
@@ -220,7 +224,7 @@ def _tidy(line: layout.Layout) -> None:
     """Removes what commands that died had gathered."""
     for folder in (line.private / "incoming").glob("*.*"):
         number = folder.name.rpartition(".")[2]
-        if number.isdigit() and not descent.lives(int(number)):
+        if number.isdigit() and not processes.lives(int(number)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -229,7 +233,7 @@ def _require_following(params: settings.Params, card: cards.Card, merged: dict[s
     name, _ = place(params, card)
     steps = {step: params.steps[step].merge for step in settings.chain(params.steps)}
     try:
-        sequence.require(steps | {name: settings.merge(params.defaults.preset, merged["merge"])})
+        merge_sequence.require(steps | {name: settings.merge(params.defaults.preset, merged["merge"])})
     except settings.SettingsError as error:
         raise settings.SettingsError(f"card {card.name}: {error}") from error
 
@@ -241,7 +245,7 @@ def _same(line: layout.Layout, card: cards.Card, aside: Path) -> bool:
         kept.exists()
         and cards.read(kept).model_dump(exclude=names) == card.model_dump(exclude=names)
         and line.raw(card.name).is_dir()
-        and lineage.digest(line.raw(card.name)) == lineage.digest(aside)
+        and digests.digest(line.raw(card.name)) == digests.digest(aside)
     )
 
 

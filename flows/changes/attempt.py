@@ -20,7 +20,11 @@ from flows.line import clones, landing, progress, refused_attempts, remotes, wor
 from flows.programs import failures, git
 from flows.services import agents, run_logs, tracking
 from flows.versions import history, records, registry
-from otmf import datasets, errors, gate, layout, lineage, settings, statements
+from otmf import settings
+from otmf.data import datasets
+from otmf.evaluation import gate
+from otmf.provenance import digests, statements
+from otmf.runtime import errors, layout
 
 AGAIN = 4  # times that an attempt is made again because others have changed the line meanwhile
 T = TypeVar("T")
@@ -111,7 +115,7 @@ def carry_out(
         outcomes[stage] = run(clone, stage, extra, stage in change.forced)
         if outcomes[stage] != "ran":
             tag = f"output.{output.relative_to(clone.root).as_posix().replace('/', '.')}"
-            tracking.link(store, parent, stage, tag, lineage.digest(output))
+            tracking.link(store, parent, stage, tag, digests.digest(output))
     step = settings.chain(workspace.params(clone).steps)[-1]
     result, verdict = _judged(line, clone, step, change)
     if verdict.only_dissimilar and _by_transport(workspace.params(clone), step):

@@ -9,8 +9,9 @@ from flows.line import branch, clones, landing, refused_attempts, workspace
 from flows.programs import failures, git
 from flows.services import tracking
 from flows.versions import history, records, registry
-from otmf import errors, layout, settings
-from otmf.statements import Decision
+from otmf import settings
+from otmf.provenance.statements import Decision
+from otmf.runtime import errors, layout
 
 Log = Callable[[str], None]
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.programs import process
-from otmf import cards, images, layout
-from otmf.environment import WARM
+from otmf.data import cards, images
+from otmf.runtime import layout
+from otmf.runtime.environment import WARM
 
 
 @contextlib.contextmanager

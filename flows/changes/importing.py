@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flows.line import workspace
 from flows.programs import process
-from otmf import layout
-from otmf.environment import WARM
+from otmf.runtime import layout
+from otmf.runtime.environment import WARM
 
 
 def bring(

@@ -20,7 +20,8 @@ from flows.changes import admission, attempt
 from flows.line import chain, landing, workspace
 from flows.services import tracking
 from flows.versions import history
-from otmf import cards, layout
+from otmf.data import cards
+from otmf.runtime import layout
 
 
 @dataclass

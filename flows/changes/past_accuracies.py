@@ -10,7 +10,8 @@ from typing import Any
 
 from flows.programs import git
 from flows.versions import accepted_models
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 
 SHARE = "least_of_finetuned"
 

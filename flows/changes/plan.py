@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flows.dvc import staleness
 from flows.services import tracking
-from otmf import layout
+from otmf.runtime import layout
 
 OVERHEAD = 2.0
 

@@ -10,7 +10,9 @@ from prefect import flow, get_run_logger
 
 from flows.changes import attempt, plan
 from flows.line import chain, clones, encoders, landing, workspace
-from otmf import layout, sequence, settings
+from otmf import settings
+from otmf.runtime import layout
+from otmf.settings import merge_sequence
 
 
 @dataclass
@@ -34,7 +36,7 @@ def wanted(line: layout.Layout, tasks: Collection[str], *, everything: bool) -> 
     encoders.require_known(line.root, params.backbone.model)
     for task in tasks:
         _require(params, task)
-    sequence.require({step: params.steps[step].merge for step in settings.chain(params.steps)})
+    merge_sequence.require({step: params.steps[step].merge for step in settings.chain(params.steps)})
     if everything:
         first = {name: "asked for" for name, _ in chain.stages(line, params)}
     elif tasks:

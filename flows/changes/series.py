@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.services import prefect_server
-from otmf import layout
+from otmf.runtime import layout
 
 
 def onboard(line: layout.Layout, cards: Sequence[Path], out: Console) -> None:

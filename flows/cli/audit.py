@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from flows.audit.document import Audit
-    from otmf import layout
+    from otmf.runtime import layout
 
 app = typer.Typer()
 KeyOption = Annotated[
@@ -41,7 +41,7 @@ def show(line: LineOption = Path()) -> None:
     """Show which key signs the ledger, and whether its private half is here."""
     from flows.line import workspace
     from flows.versions import keyring
-    from otmf import ledger
+    from otmf.provenance import ledger
 
     with clear_failures():
         found = workspace.open_line(line)
@@ -74,7 +74,7 @@ def verify(
     from flows.verify import verify as verification
     from flows.versions import keyring
     from flows.versions.history import number
-    from otmf import ledger
+    from otmf.provenance import ledger
 
     with clear_failures():
         found = workspace.open_line(line)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.programs.plain_text import plain, plain_lines
-from otmf import errors
+from otmf.runtime import errors
 
 
 class Plain(Console):

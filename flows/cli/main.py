@@ -16,7 +16,8 @@ from flows.cli.console import ByOption, LineOption, ReasonOption, WaitOption, cl
 from flows.cli.serving import app as serving_app
 from flows.cli.studies import app as studies_app
 from flows.cli.unattended import app as unattended_app
-from otmf import __version__, environment, errors
+from otmf import __version__
+from otmf.runtime import environment, errors
 
 app = typer.Typer(
     no_args_is_help=True,

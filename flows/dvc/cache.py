@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from otmf import lineage
+from otmf.provenance import digests
 
 
 @dataclass
@@ -20,11 +20,11 @@ class Reader:
         stat = path.stat()
         key = (stat.st_dev, stat.st_ino)
         if key not in self.known:
-            self.known[key] = lineage.digest(path)
+            self.known[key] = digests.digest(path)
         return self.known[key]
 
     def path(self, path: Path) -> str:
-        """sha256 of a file or folder of a workspace, as `otmf.lineage.digest`.
+        """sha256 of a file or folder of a workspace, as `otmf.provenance.digests.digest`.
 
         Raises:
             FileNotFoundError: if nothing is there.
@@ -32,7 +32,7 @@ class Reader:
         if not path.is_dir():
             return self.file(path)
         parts = (part for part in path.rglob("*") if part.is_file())
-        return lineage.listing({part.relative_to(path).as_posix(): self.file(part) for part in parts})
+        return digests.listing({part.relative_to(path).as_posix(): self.file(part) for part in parts})
 
     def cached(self, cache: Path, md5: str) -> str:
         """sha256 of what DVC's cache holds under an md5: of a folder by the listing that lies there.
@@ -42,7 +42,7 @@ class Reader:
         """
         if not md5.endswith(".dir"):
             return self.file(place(cache, md5))
-        return lineage.listing({name: self.file(path) for name, path in listed(cache, md5).items()})
+        return digests.listing({name: self.file(path) for name, path in listed(cache, md5).items()})
 
 
 def listed(cache: Path, md5: str) -> dict[str, Path]:

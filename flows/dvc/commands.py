@@ -18,7 +18,7 @@ from flows.dvc import lockfile
 from flows.programs import plain_yaml, process
 from flows.programs.failures import WorkspaceError
 from flows.programs.git_settings import SETTINGS
-from otmf.environment import NOWHERE
+from otmf.runtime.environment import NOWHERE
 
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")

@@ -16,7 +16,7 @@ from typing import Any
 from flows.dvc import commands, lockfile, subset
 from flows.programs import plain_yaml
 from flows.programs.failures import WorkspaceError
-from otmf import layout
+from otmf.runtime import layout
 
 _PLACE = re.compile(r"\$\{(key|item(?:\.\w+)*)\}")
 _PARAMS = "params.yaml"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.programs import git, process
 from flows.programs.failures import WorkspaceError
-from otmf import layout
+from otmf.runtime import layout
 
 NAME = "main"
 _REF = f"refs/heads/{NAME}"

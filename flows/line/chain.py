@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 
 
 def stages(line: layout.Layout, params: settings.Params) -> list[tuple[str, Path]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from flows.dvc import commands, subset
 from flows.line import workspace
 from flows.programs import git
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 
 _OF_STEP = ("merge-step", "head-tune", "evaluate")
 

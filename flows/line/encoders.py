@@ -7,7 +7,9 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from otmf import cards, datasets, foreign, layout, plain_json, settings
+from otmf import settings
+from otmf.data import cards, datasets
+from otmf.runtime import foreign_parsers, layout, strict_json
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ def _require_configuration(root: Path, model: str) -> None:
             f"expected the JSON file of an encoder inside the line's folder as backbone.model in params.yaml; received {model!r}; "
             "put the file in data/backbones"
         )
-    with foreign.reading(
+    with foreign_parsers.reading(
         lambda reason: settings.SettingsError(
             f"expected JSON in {model}, which backbone.model in params.yaml names; received text that does not parse ({reason}); mend it"
         )
     ):
-        document = plain_json.loads(path.read_text(encoding="utf-8"))
+        document = strict_json.loads(path.read_text(encoding="utf-8"))
     missing = [key for key in ("embed_dim", "vision_cfg") if not isinstance(document, dict) or key not in document]
     if missing:
         raise settings.SettingsError(

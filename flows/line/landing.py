@@ -18,7 +18,8 @@ from flows.dvc import commands, lockfile
 from flows.line import branch, remotes, workspace
 from flows.programs import git, process
 from flows.programs.failures import WorkspaceError
-from otmf import errors, layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import errors, layout
 
 MOMENT = 10.0  # seconds that a landing or a decision of others is waited for in any case
 PATIENCE = 600.0  # seconds that an attempt waits for decisions and for landings of others before its own

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from otmf import descent, layout
+from otmf.runtime import layout, processes
 
 FILE = "running.json"
 EVERY = 0.5
@@ -82,7 +82,7 @@ def running(line: layout.Layout) -> list[Running]:
     for path in sorted((line.private / "attempts").glob(f"*/.otmf/{FILE}")):
         with contextlib.suppress(OSError, ValidationError):
             note = Note.model_validate_json(path.read_text(encoding="utf-8"))
-            if descent.lives(note.process):
+            if processes.lives(note.process):
                 minutes = (now - note.begun).total_seconds() / 60
                 found.append(Running(_attempt(path), note.stage, minutes, note.said, _left(note.said, minutes)))
     return found

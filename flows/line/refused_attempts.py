@@ -8,7 +8,8 @@ from typing import Literal
 
 from flows.line import remotes
 from flows.programs import git, process
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 
 KINDS = ("rejected", "quarantined")
 

@@ -11,7 +11,7 @@ from flows.dvc import commands
 from flows.line import branch
 from flows.programs import git, process
 from flows.programs.failures import WorkspaceError
-from otmf import layout
+from otmf.runtime import layout
 
 REMOTE = "origin"
 

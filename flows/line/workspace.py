@@ -20,7 +20,10 @@ from flows.dvc import commands
 from flows.line import encoders
 from flows.programs import git, plain_yaml
 from flows.programs.failures import WorkspaceError
-from otmf import cards, descent, foreign, gathering, layout, names, settings, strict_yaml
+from otmf import settings
+from otmf.data import cards, gathering
+from otmf.runtime import foreign_parsers, layout, processes, strict_yaml
+from otmf.settings import names
 
 PARTS = (
     "data",
@@ -263,7 +266,7 @@ def locked(line: layout.Layout, *, patience: float = 0, name: str = "lock") -> I
         with FileLock(line.private / name, timeout=patience):
             yield
     except Timeout as error:
-        who = descent.holder(line.private / name)
+        who = processes.holder(line.private / name)
         raise HeldError(
             f"expected {line.root.name} to be free; received a line that another change holds{f' ({who})' if who else ''}; wait for it "
             "(--wait SECONDS)"
@@ -309,7 +312,7 @@ def _load(path: Path) -> Any:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise settings.SettingsError(f"expected a file of YAML at {path.name}; received none; correct the path")
-    with foreign.reading(lambda reason: not_yaml(path.name, reason)):
+    with foreign_parsers.reading(lambda reason: not_yaml(path.name, reason)):
         return path.read_text(encoding="utf-8")
 
 
@@ -317,7 +320,7 @@ def _parsed(load: Callable[[str], Any], text: str, name: str) -> Any:
     document = strict_yaml.loads(text, lambda reason: not_yaml(name, reason), load=load)
     if not isinstance(document, dict):
         raise settings.SettingsError(
-            f"expected a mapping of sections in {name}; received {foreign.kind(document)}; mend the file"
+            f"expected a mapping of sections in {name}; received {foreign_parsers.kind(document)}; mend the file"
         )
     return document
 

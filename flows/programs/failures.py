@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flows.programs import process
-from otmf import cards, settings
+from otmf import settings
+from otmf.data import cards
 
 
 class WorkspaceError(RuntimeError):

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from otmf import descent, errors
-from otmf.environment import OWN, QUIET, SAFE, inherited, without_proxy
+from otmf.runtime import errors, processes
+from otmf.runtime.environment import OWN, QUIET, SAFE, inherited, without_proxy
 
 # How long a waiting thread of OpenMP keeps its core: with the default, stages that share two cores with anything else
 # slow down many times over; not waiting at all costs half the speed of small encoders on idle cores.
@@ -104,7 +104,7 @@ def pump(
     process = subprocess.Popen(
         list(arguments),
         cwd=folder,
-        env=environment({**(extra or {}), descent.STARTED_BY: str(os.getpid())}),
+        env=environment({**(extra or {}), processes.STARTED_BY: str(os.getpid())}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -144,7 +144,7 @@ def die_with_parent() -> None:
     A shell that starts us in the background has us ignore SIGINT, which Prefect's processes send themselves to end.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    descent.die_with_parent(signal.SIGTERM)
+    processes.die_with_parent(signal.SIGTERM)
 
 
 def _lasting(lines: list[str]) -> bool:

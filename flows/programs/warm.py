@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.programs import process
-from otmf.environment import WARM
+from otmf.runtime.environment import WARM
 
 
 @contextlib.contextmanager

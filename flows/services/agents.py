@@ -31,7 +31,8 @@ from flows.line import clones, remotes, workspace
 from flows.programs import failures, process
 from flows.programs.release import release
 from flows.services import prefect_server, recovery, run_logs
-from otmf import errors, layout, settings
+from otmf import settings
+from otmf.runtime import errors, layout
 
 POOL = prefect_server.AGENTS
 HEAVY = ("pretrained", "finetune", "merge-step", "head-tune")

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from flows.programs import process
-from otmf import errors, layout
+from otmf.runtime import errors, layout
 
 PATIENCE = 180.0
 _THEIRS = "PREFECT_"  # settings of a server that somebody has elsewhere: its database, its password

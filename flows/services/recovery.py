@@ -18,7 +18,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Crashed
 
 from flows.line import workspace
-from otmf import layout
+from otmf.runtime import layout
 
 STARTING = timedelta(minutes=5)
 

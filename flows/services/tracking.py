@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.line import branch, workspace
 from flows.programs import process
-from otmf import errors, experiments, layout
+from otmf.runtime import errors, experiments, layout
 
 _PARENT = ".parent"  # stages deliver what ends in .json
 PAGE = 500

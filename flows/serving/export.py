@@ -13,8 +13,9 @@ from flows.line import workspace
 from flows.programs import process
 from flows.rendering import templates
 from flows.versions import recorded_files
-from otmf import datasets, layout
-from otmf.environment import WARM
+from otmf.data import datasets
+from otmf.runtime import layout
+from otmf.runtime.environment import WARM
 
 
 def export(

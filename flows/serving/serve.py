@@ -18,8 +18,9 @@ from typing import Any
 from flows.line import branch, workspace
 from flows.programs import failures, process
 from flows.versions import history, recorded_files, unfinished
-from otmf import descent, errors, layout, ledger
-from otmf.environment import WARM
+from otmf.provenance import ledger
+from otmf.runtime import errors, layout, processes
+from otmf.runtime.environment import WARM
 
 ANY = {"", "0.0.0.0", "::"}  # addresses to listen on that are no names of this machine
 EVERY = 1.0
@@ -106,7 +107,7 @@ class _Ending:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        before = {one: signal.signal(one, self._take) for one in descent.heeded()}
+        before = {one: signal.signal(one, self._take) for one in processes.heeded()}
         try:
             yield
         finally:

@@ -16,7 +16,8 @@ from flows.line import clones, landing, workspace
 from flows.programs import git
 from flows.rendering import templates
 from flows.services import tracking
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 
 FIRST_SEED = 42
 NEUTRAL = ("steps", "batch_size", "memory_size", "unlabelled_images", "seed")

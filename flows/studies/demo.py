@@ -12,7 +12,8 @@ from flows.dvc import staleness
 from flows.line import workspace
 from flows.programs import warm
 from flows.studies import compare, report
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 
 TASKS = ("digits", "photos", "glyphs", "shapes", "textures")
 NEWCOMER = "dice"

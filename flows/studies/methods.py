@@ -6,7 +6,8 @@ import inspect
 
 from rich.table import Table
 
-from otmf import merging, presets, settings
+from otmf import settings
+from otmf.settings import merge_methods, presets
 
 
 def table() -> Table:
@@ -18,8 +19,8 @@ def table() -> Table:
     )
     for column in ("method", "source", "merges see", "settings"):
         shown.add_column(column, overflow="fold")
-    for name, model in merging.BY_NAME.items():
-        shown.add_row(name, merging.SOURCES[name], _sees(model), _told(_own(model)))
+    for name, model in merge_methods.BY_NAME.items():
+        shown.add_row(name, merge_methods.SOURCES[name], _sees(model), _told(_own(model)))
     return shown
 
 
@@ -29,24 +30,26 @@ def one(name: str) -> str:
     Raises:
         SettingsError: if there is no such method.
     """
-    if name not in merging.BY_NAME:
+    if name not in merge_methods.BY_NAME:
         raise settings.SettingsError(
-            f"method: expected one of {', '.join(merging.BY_NAME)}; received {name[:60]!r}; choose one of them"
+            f"method: expected one of {', '.join(merge_methods.BY_NAME)}; received {name[:60]!r}; choose one of them"
         )
-    model = merging.BY_NAME[name]
-    shared = "Of all methods: " + inspect.getdoc(merging.Merge).partition("\n\n")[2]
-    about = f"{name} ({merging.SOURCES[name]}); its merges see {_sees(model)}."
+    model = merge_methods.BY_NAME[name]
+    shared = "Of all methods: " + inspect.getdoc(merge_methods.Merge).partition("\n\n")[2]
+    about = f"{name} ({merge_methods.SOURCES[name]}); its merges see {_sees(model)}."
     return "\n\n".join(
         [about, inspect.getdoc(model), f"Its settings: {_told(_own(model)) or 'none of its own'}.", shared]
     )
 
 
-def _own(model: type[merging.Merge]) -> dict[str, object]:
+def _own(model: type[merge_methods.Merge]) -> dict[str, object]:
     """What a method has beside that which all have."""
-    return {key: field.default for key, field in model.model_fields.items() if key not in merging.Merge.model_fields}
+    return {
+        key: field.default for key, field in model.model_fields.items() if key not in merge_methods.Merge.model_fields
+    }
 
 
-def _sees(model: type[merging.Merge]) -> str:
+def _sees(model: type[merge_methods.Merge]) -> str:
     if "unlabelled_images" not in model.model_fields:
         return "no input"
     return "unlabelled new inputs" + (", old ones as pre_images says" if "memory_size" in model.model_fields else "")

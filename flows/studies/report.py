@@ -12,7 +12,9 @@ from flows.programs import git
 from flows.rendering import figures, templates
 from flows.studies import compare, status
 from flows.versions import history
-from otmf import layout, metrics, settings
+from otmf import settings
+from otmf.evaluation import metrics
+from otmf.runtime import layout
 
 PACKAGES = ("otmf", "torch", "open_clip_torch", "pot", "dvc", "prefect", "mlflow")
 

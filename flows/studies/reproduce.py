@@ -24,7 +24,9 @@ from flows.programs import warm
 from flows.rendering import templates
 from flows.services import prefect_server
 from flows.studies import compare
-from otmf import cards, layout, names, packaged, validation
+from otmf.data import cards, torchvision_sets
+from otmf.runtime import layout
+from otmf.settings import messages, names
 
 FOLDER = "data/recipes"
 TABLES = "tables.md"
@@ -211,7 +213,7 @@ def _require_data(path: Path, recipe: Recipe, tasks: list[str], data: Path | Non
     lacking = []
     for task in tasks:
         card = _with_data(path, recipe, task, data)
-        by_hand = packaged.DATASETS[card.dataset].by_hand if card.source == cards.PACKAGED else ""
+        by_hand = torchvision_sets.DATASETS[card.dataset].by_hand if card.source == cards.PACKAGED else ""
         if card.source != "embedded" and by_hand is not None and not Path(card.path, by_hand).exists():
             lacking.append(f"{task} at {Path(card.path, by_hand)}")
     if lacking:
@@ -249,7 +251,7 @@ def _read(path: Path) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise workspace.WorkspaceError(
-            f"recipe {path.name}: {validation.described(error, Recipe.model_fields)}"
+            f"recipe {path.name}: {messages.described(error, Recipe.model_fields)}"
         ) from error
     except (YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]

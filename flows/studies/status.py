@@ -15,7 +15,9 @@ from flows.line import branch, progress, refused_attempts, workspace
 from flows.programs import failures, git
 from flows.unattended import inbox
 from flows.versions import history
-from otmf import descent, foreign, gate, layout, settings
+from otmf import settings
+from otmf.evaluation import gate
+from otmf.runtime import foreign_parsers, layout, processes
 
 _NO_RESULTS = (
     "expected results as `evaluate` and the gate write them in data/results of {}; received others ({}); restore them with "
@@ -30,7 +32,7 @@ def shown(line: layout.Layout) -> Group:
         return Group(*_away(line))
     params = workspace.params(line)
     order = settings.chain(params.steps)
-    with foreign.reading(
+    with foreign_parsers.reading(
         lambda reason: workspace.WorkspaceError(_NO_RESULTS.format(line.root.name, reason)), ours=failures.EXPECTED[:4]
     ):
         first = _table(line, params, order) if order else f"Line {params.line}: no task yet."
@@ -80,7 +82,7 @@ def _queue(line: layout.Layout) -> list[str]:
     """Sentences on the submissions that wait, in the order accepted."""
     found = []
     for count, (name, place) in enumerate(inbox.waiting(line), start=1):
-        held = descent.holder(line.private / inbox.turn(name))
+        held = processes.holder(line.private / inbox.turn(name))
         said = f"{'Under way' if held else 'Waiting'}, {count}: {name}, accepted {place.at:%Y-%m-%d %H:%M} UTC"
         if place.failures and not held:
             when = f"again at {place.due:%H:%M:%S} UTC" if place.due > datetime.now(UTC) else "due again"

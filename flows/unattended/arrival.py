@@ -21,7 +21,7 @@ from flows.programs import failures, process
 from flows.services import recovery
 from flows.unattended import inbox
 from flows.versions import unfinished
-from otmf import errors, layout
+from otmf.runtime import errors, layout
 
 EVENT = "otmf.task.submitted"
 PATIENCE = 24 * 3600.0

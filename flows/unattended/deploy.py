@@ -22,7 +22,7 @@ from flows.line import workspace
 from flows.programs import process
 from flows.services import agents
 from flows.versions import registry
-from otmf import layout
+from otmf.runtime import layout
 
 POOLS = {"cpu": "Everything but training and merging.", agents.POOL: "Fine-tuning, merging and head tuning."}
 FILE = "prefect.yaml"

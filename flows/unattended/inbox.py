@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.changes import fetching
 from flows.line import workspace
-from otmf import cards, errors, gathering, layout, lineage
+from otmf.data import cards, gathering
+from otmf.provenance import digests
+from otmf.runtime import errors, layout
 
 CARD = "card.yaml"
 REASON, TRACE = "reason.txt", "trace.txt"
@@ -105,7 +107,7 @@ def _delivered(line: layout.Layout, card: cards.Card, base: Path, part: Path) ->
             update={"path": _copied(card, base, part), "checkpoint": _copied_checkpoint(card, base, part)}
         )
         (part / CARD).write_text(cards.dump(renamed), encoding="utf-8")
-        name = f"{card.name}-{lineage.digest(part)[:16]}"
+        name = f"{card.name}-{digests.digest(part)[:16]}"
         inbox(line).mkdir(parents=True, exist_ok=True)
         if not (inbox(line) / name).exists() and not _accepted(line, name).exists():
             part.rename(inbox(line) / name)
@@ -138,7 +140,7 @@ def accept(line: layout.Layout, name: str) -> bool:
                 f"expected a folder in the inbox; received {name!r}, which is a link; put the folder itself there"
             )
         if target.exists():
-            if folder.is_dir() and _plain(folder) and lineage.digest(folder) == lineage.digest(target / _CONTENT):
+            if folder.is_dir() and _plain(folder) and digests.digest(folder) == digests.digest(target / _CONTENT):
                 shutil.rmtree(folder)
             return True
         if not folder.is_dir():

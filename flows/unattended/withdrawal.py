@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.line import workspace
 from flows.unattended import inbox
 from flows.versions import history
-from otmf import layout
+from otmf.runtime import layout
 
 
 def withdraw(line: layout.Layout, asked: str, *, by: str | None, reason: str, wait: float = 0) -> str:

@@ -11,7 +11,8 @@ from flows.line import workspace
 from flows.programs import git
 from flows.rendering import templates
 from flows.versions import accepted_models, history
-from otmf import layout, ledger, lineage
+from otmf.provenance import digests, ledger
+from otmf.runtime import layout
 
 
 def write(line: layout.Layout, number: int, folder: Path) -> list[str]:
@@ -82,7 +83,7 @@ def _copy(line: layout.Layout, records: list[ledger.Record], record: ledger.Reco
             shutil.copyfile(source, _place(target / path / name))
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         name = path.relative_to(target).as_posix()
-        if named.get(name) != lineage.digest(path):
+        if named.get(name) != digests.digest(path):
             raise workspace.WorkspaceError(
                 f"expected {name} as the records name it; received another content; see what `otmf verify` says"
             )

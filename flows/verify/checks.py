@@ -13,7 +13,8 @@ from ruamel.yaml.error import YAMLError
 from flows.dvc import cache
 from flows.programs import git, process
 from flows.versions import accepted_models
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 
 
 @dataclass(frozen=True)

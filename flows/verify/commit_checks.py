@@ -16,7 +16,8 @@ from flows.line import refused_attempts
 from flows.programs import process
 from flows.verify import checks
 from flows.versions import accepted_models, history, records
-from otmf import layout, ledger, statements
+from otmf.provenance import ledger, statements
+from otmf.runtime import layout
 
 FILE, PROGRAM = "100644", "100755"  # modes in git
 READ = ("dvc.yaml", "dvc.lock", "prefect.yaml", ".dvcignore", ".gitignore", ".gitattributes", ".gitmodules")

@@ -10,7 +10,7 @@ from flows.dvc import commands
 from flows.programs import git
 from flows.verify import checks, commit_checks
 from flows.versions import accepted_models
-from otmf import layout
+from otmf.runtime import layout
 
 OWN = (".git", ".otmf", ".dvc/cache", ".dvc/tmp")  # run-time state, which is no part of a version
 READ_BY_DVC = (".dvcignore", "dvc.yaml", "dvc.lock")

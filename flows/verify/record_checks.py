@@ -9,7 +9,8 @@ from pathlib import Path
 from flows.line import workspace
 from flows.verify import checks
 from flows.versions import accepted_models
-from otmf import keys, layout, ledger, lineage, statements
+from otmf.provenance import digests, keys, ledger, statements
+from otmf.runtime import layout
 
 
 def links(found: checks.Examined) -> Iterator[checks.Check]:
@@ -87,7 +88,7 @@ def _subjects(statement: statements.Statement) -> str:
     for stage in statement.predicate.buildDefinition.otmf_stages.values():
         for path, output in stage.outputs.items():
             below = {name.removeprefix(f"{path}/"): sha for name, sha in named.items() if name.startswith(f"{path}/")}
-            if (named[path] if path in named else lineage.listing(below)) != output.sha256:
+            if (named[path] if path in named else digests.listing(below)) != output.sha256:
                 return f"expected subjects that make up {path}; received others"
     decision = statement.decision
     model = (layout.Layout(Path()).merged(decision.step) / "model.safetensors").as_posix()

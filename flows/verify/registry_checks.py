@@ -8,8 +8,8 @@ from flows.line import workspace
 from flows.services import tracking
 from flows.verify import checks
 from flows.versions import registry
-from otmf import ledger
-from otmf.reference import Reference
+from otmf.provenance import ledger
+from otmf.provenance.model_reference import Reference
 
 
 def registered(found: checks.Examined) -> Iterator[checks.Check]:

@@ -12,7 +12,9 @@ from flows.dvc import cache, commands
 from flows.line import chain, workspace
 from flows.programs import git
 from flows.versions import accepted_models, history, records
-from otmf import differences, host, layout, ledger, settings, statements
+from otmf import settings
+from otmf.provenance import differences, ledger, machine, statements
+from otmf.runtime import layout
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Replayed:
     Attributes:
         stage, path: of the output.
         same: whether its bytes are those recorded.
-        apart: largest relative difference, as `otmf.differences.between`; infinity if the recorded output is not here to compare.
+        apart: largest relative difference, as `otmf.provenance.differences.between`; infinity if the recorded output is not here to compare.
     """
 
     stage: str
@@ -39,7 +41,7 @@ def surroundings(line: layout.Layout, number: int) -> list[str]:
         here = records.packages().get(name)
         if here != version:
             found.append(f"{name} {version} then, {here or 'none'} now")
-    now = host.about()
+    now = machine.about()
     then = {key: value for stage in made.buildDefinition.otmf_stages.values() for key, value in stage.host.items()}
     found += [f"{key} {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
     return found

@@ -13,7 +13,8 @@ from flows.programs import git, process
 from flows.programs.failures import WorkspaceError
 from flows.verify import checks, commit_checks, folder_checks, record_checks, registry_checks, version_checks
 from flows.versions import history
-from otmf import keys, layout
+from otmf.provenance import keys
+from otmf.runtime import layout
 
 
 def verify(

@@ -15,7 +15,7 @@ from flows.dvc import commands, lockfile
 from flows.programs import git
 from flows.verify import checks
 from flows.versions import accepted_models, history
-from otmf import ledger, statements
+from otmf.provenance import ledger, statements
 
 
 def version(found: checks.Examined, number: int, record: ledger.Record) -> Iterator[checks.Check]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from otmf import ledger, statements
+from otmf.provenance import ledger, statements
 
 
 def models(records: Sequence[ledger.Record]) -> dict[int, ledger.Record]:

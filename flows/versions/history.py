@@ -15,8 +15,9 @@ from pathlib import Path
 
 from flows.line import workspace
 from flows.programs import git
-from otmf import layout, ledger, lineage
-from otmf.statements import Action, Decision, Finding
+from otmf.provenance import digests, ledger
+from otmf.provenance.statements import Action, Decision, Finding
+from otmf.runtime import layout
 
 ACTOR = "OTMF_ACTOR"
 
@@ -88,7 +89,7 @@ def accepted(
         version=number if version else None,
         step=step,
         task=task,
-        sha256=lineage.digest(clone.merged(step) / "model.safetensors"),
+        sha256=digests.digest(clone.merged(step) / "model.safetensors"),
         by=by,
         reason=reason,
         at=datetime.now(UTC),

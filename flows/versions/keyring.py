@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flows.line import clones, landing, workspace
 from flows.versions import history
-from otmf import keys, layout, ledger, statements
+from otmf.provenance import keys, ledger, statements
+from otmf.runtime import layout
 
 FOLDER = "OTMF_KEYS"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from flows.dvc import cache, commands
 from flows.line import clones, workspace
 from flows.versions import accepted_models, history
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 
 
 def files(records: Sequence[ledger.Record], record: ledger.Record) -> dict[str, str]:

@@ -17,7 +17,9 @@ from flows.programs import git
 from flows.programs.release import release
 from flows.services import tracking
 from flows.versions import accepted_models, keyring
-from otmf import host, layout, ledger, lineage, statements
+from otmf.provenance import digests as lineage
+from otmf.provenance import ledger, machine, statements
+from otmf.runtime import layout
 
 MODEL = "model.safetensors"
 # What a record names by sha256 beside what the stages read and wrote.
@@ -127,7 +129,7 @@ def of_model(
         metadata=statements.BuildMetadata(
             invocationId=made.flow, startedOn=made.begun, finishedOn=datetime.now(UTC)
         ),
-        otmf_host=host.about(),
+        otmf_host=machine.about(),
         otmf_runs={"parent": made.parent},
     )  # fmt: skip
     return statements.Statement(

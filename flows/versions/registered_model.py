@@ -18,8 +18,10 @@ from flows.dvc import commands
 from flows.line import remotes
 from flows.programs import git
 from flows.versions import history, recorded_files
-from otmf import datasets, layout, ledger
-from otmf.reference import Reference, address, is_repository
+from otmf.data import datasets
+from otmf.provenance import ledger
+from otmf.provenance.model_reference import Reference, address, is_repository
+from otmf.runtime import layout
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # about types of MLflow's own, of no use to anybody here

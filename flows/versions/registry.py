@@ -13,9 +13,10 @@ from flows.line import branch, encoders, workspace
 from flows.services import tracking
 from flows.versions import accepted_models
 from flows.versions import history as version_history
-from otmf import layout, ledger
-from otmf.reference import Reference
-from otmf.statements import Decision
+from otmf.provenance import ledger
+from otmf.provenance.model_reference import Reference
+from otmf.provenance.statements import Decision
+from otmf.runtime import layout
 
 CHAMPION, PREVIOUS = "champion", "previous"
 LEDGER = "ledger"  # tag of the registered model: number and sha256 of the last record

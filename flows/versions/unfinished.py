@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flows.line import branch, landing, workspace
 from flows.programs import failures
 from flows.versions import registry
-from otmf import errors, layout
+from otmf.runtime import errors, layout
 
 
 def complete(line: layout.Layout, say: Callable[[str], object]) -> None:

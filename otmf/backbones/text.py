@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from otmf import cards, datasets, task_vectors, texts
-from otmf.backbones import _lengths, _tokenisers
-from otmf.backbones._backbone import Backbone, Foreign
+from otmf import task_vectors
+from otmf.backbones import length_groups, tokenisers
+from otmf.backbones.backbone import Backbone, Foreign
+from otmf.data import cards, datasets, texts
 
 BUFFERS = ("position_ids", "token_type_ids")
 HEAD = "lm_head.weight"
@@ -48,7 +49,7 @@ class Text(Backbone):
     """
 
     settings: PreTrainedConfig
-    tokeniser: _tokenisers.Tokenizer
+    tokeniser: tokenisers.Tokenizer
     tokens: Path
     length: int
     pad: int
@@ -119,7 +120,7 @@ class Text(Backbone):
             )
 
         order = ends.argsort(stable=True)
-        cuts = _lengths.cuts(ends[order].tolist()) if inputs.device.type == "cpu" else []
+        cuts = length_groups.cuts(ends[order].tolist()) if inputs.device.type == "cpu" else []
         if not cuts:
             return computed(torch.arange(len(inputs), device=inputs.device))
         return torch.cat([computed(rows) for rows in order.tensor_split(cuts)])[order.argsort()]
@@ -166,7 +167,7 @@ class Text(Backbone):
     def check_beside(self, folder: Path) -> None:
         super().check_beside(folder)
         path = folder / "tokenizer.json"
-        if path.is_file() and _tokenisers.opened(path).get_vocab(with_added_tokens=True) != self.tokeniser.get_vocab(
+        if path.is_file() and tokenisers.opened(path).get_vocab(with_added_tokens=True) != self.tokeniser.get_vocab(
             with_added_tokens=True
         ):
             raise ValueError(
@@ -275,7 +276,7 @@ def build(config: Mapping[str, Any], folder: Path) -> Text:
         config=dict(config),
         skeleton=skeleton.eval(),
         settings=found,
-        tokeniser=_tokenisers.read(path, vocabulary=found.vocab_size, length=length, pad=pad),
+        tokeniser=tokenisers.read(path, vocabulary=found.vocab_size, length=length, pad=pad),
         tokens=path,
         length=length,
         pad=pad,

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 
-from otmf import datasets, image_heads, images, settings, task_vectors, variation
-from otmf.backbones._backbone import Backbone, Foreign
+from otmf import settings, task_vectors
+from otmf.backbones import augmentation
+from otmf.backbones.backbone import Backbone, Foreign
+from otmf.data import datasets, image_sizes, images
 from otmf.formats import hugging_face
 
 # What transformers takes where a configuration of CLIP does not say it.
@@ -50,7 +52,7 @@ class Vision(Backbone):
         return np.stack([images.decode_picture(one, name, self.fit) for one, name in zip(contents, names, strict=True)])
 
     def pixels(self, contents: Sequence[bytes]) -> int:
-        return sum(map(image_heads.pixels, contents))
+        return sum(map(image_sizes.pixels, contents))
 
     def blank(self) -> np.ndarray:
         return np.zeros((1, self.fit.size, self.fit.size, 3), np.uint8)
@@ -67,7 +69,7 @@ class Vision(Backbone):
         self, inputs: Tensor, options: settings.Training, *, generator: torch.Generator, mirrored: Tensor | None
     ) -> Tensor:
         """Each image moved, zoomed, turned, mirrored where allowed, its contrast changed."""
-        return variation.vary(inputs, options, generator=generator, mirrored=mirrored)
+        return augmentation.vary(inputs, options, generator=generator, mirrored=mirrored)
 
     def initial_state(self, *, seed: int) -> task_vectors.State:
         with torch.random.fork_rng(devices=[]):

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from otmf import checkpoints, foreign, low_rank, plain_json
-from otmf.deferred import whole
+from otmf import checkpoints
+from otmf.checkpoints import low_rank
+from otmf.checkpoints.deferred import whole
+from otmf.runtime import foreign_parsers, strict_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"[\w.]+")
@@ -192,12 +194,12 @@ def _of(patterns: object, name: str, otherwise: float) -> float:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    with foreign.reading(
+    with foreign_parsers.reading(
         lambda reason: checkpoints.CheckpointError(
             f"expected PEFT's configuration in {path.name}; received another document ({reason}); save the adapter anew"
         )
     ):
-        config = plain_json.loads(path.read_text(encoding="utf-8"))
+        config = strict_json.loads(path.read_text(encoding="utf-8"))
         kind = config["peft_type"]
         other = [key for key in ("use_dora", "trainable_token_indices", "alora_invocation_tokens") if config.get(key)]
         plain = config.get("bias", "none") == "none"

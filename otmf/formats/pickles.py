@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otmf import _pickled, foreign
+from otmf.checkpoints import pickle_checks
+from otmf.runtime import foreign_parsers
 
 DEEPEST, MOST = 60, 100_000
 _STORAGES = {
@@ -110,7 +111,7 @@ def read(path: Path) -> dict[str, Tensor]:
         ValueError: if the file is no archive of torch.save, is damaged, or holds no module.
     """
     with (
-        foreign.reading(
+        foreign_parsers.reading(
             lambda reason: ValueError(
                 f"expected a model saved by torch.save in {path.name}; received one that cannot be read without running it ({reason}); "
                 "nothing of it was run; save its state_dict() with safetensors"
@@ -121,7 +122,7 @@ def read(path: Path) -> dict[str, Tensor]:
         names = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
         if len(names) != 1:
             raise ValueError("not one data.pkl")
-        _pickled.check_archive(archive)
+        pickle_checks.check_archive(archive)
         content = archive.read(names[0])
         found = _Reader(content, archive, names[0].removesuffix("data.pkl")).load()
     tensors: dict[str, Tensor] = {}

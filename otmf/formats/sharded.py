@@ -9,8 +9,9 @@ from pathlib import Path
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
-from otmf import checkpoints, foreign, plain_json
-from otmf.deferred import Deferred
+from otmf import checkpoints
+from otmf.checkpoints.deferred import Deferred
+from otmf.runtime import foreign_parsers, strict_json
 
 WHOLE = "model.safetensors"
 SUFFIX = ".safetensors.index.json"
@@ -29,12 +30,12 @@ def shards(index: Path) -> dict[str, Path]:
         raise checkpoints.CheckpointError(
             f"expected an index of at most {LARGEST_INDEX} bytes; received {index.name} with {index.stat().st_size}; save it anew"
         )
-    with foreign.reading(
+    with foreign_parsers.reading(
         lambda reason: checkpoints.CheckpointError(
             f"expected an index of shards with `weight_map` in {index.name}; received another document ({reason}); save it anew"
         )
     ):
-        found = plain_json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found = strict_json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         named = {str(key): str(name) for key, name in found.items()}
     paths = {name: index.parent / name for name in set(named.values())}
     for name, path in sorted(paths.items()):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from otmf import settings
-from otmf.methods import (
+from otmf.methods import otmf
+from otmf.methods.baselines import (
     adamerging,
     dare,
     distillation,
@@ -13,7 +14,6 @@ from otmf.methods import (
     magmax,
     nufilt,
     opcm,
-    otmf,
     regmean,
     running_average,
     task_arithmetic,
@@ -21,8 +21,8 @@ from otmf.methods import (
     tsv_m,
     wudi,
 )
-from otmf.methods._kept_heads import without_heads_of_others
-from otmf.methods._table import Arrival, Data, Method, Outcome, Recall, computed
+from otmf.methods.interface import Arrival, Data, Method, Outcome, Recall, computed
+from otmf.methods.remembered_heads import without_heads_of_others
 
 
 def _always(options: settings.Merge) -> bool:

@@ -1,4 +1,4 @@
-"""OTMF as a row of the methods table: masks learned on unlabelled features (`otmf.mask_training`)."""
+"""OTMF as a row of the methods table: masks learned on unlabelled features (`otmf.merging.mask_training`)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from otmf import curvature, fusion, linear_maps, mask_training, merging, objectives, task_vectors
-from otmf.methods import _kept_heads, _table, nufilt, wudi
-from otmf.retention import Retention
+from otmf import task_vectors
+from otmf.merging import curvature, fusion, linear_maps, mask_training
+from otmf.merging.retention import Retention
+from otmf.methods import interface, remembered_heads
+from otmf.methods.baselines import nufilt, wudi
+from otmf.objectives import losses
+from otmf.settings import merge_methods
 
 SMALLEST = 1e-2  # a task's unit is at least this share of the mean square of its expert's centred logits
 
 
-def reads_first(options: merging.Otmf) -> bool:
+def reads_first(options: merge_methods.Otmf) -> bool:
     """Whether the first task's inputs or head are to be read: where the objective is on predictions, or curvature is kept."""
-    return options.objective in objectives.ON_PREDICTIONS or options.keeps_curvature
+    return options.objective in losses.ON_PREDICTIONS or options.keeps_curvature
 
 
-def step(arrival: _table.Arrival) -> _table.Outcome:
+def step(arrival: interface.Arrival) -> interface.Outcome:
     """The fused vector with learned masks; the first task vector whole.
 
     State: none with preset `transport`. With an objective on predictions, or curvature, `head.<step>.weight`, `.bias`, `.unit` and, with `head_ridge`,
-    `.aligned`, the heads that memory needs; with `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.curvature`), each in its unit; with
+    `.aligned`, the heads that memory needs; with `start: curvature`, `retention` or `largest_damage` the sum `curvature.*` of the tasks' curvature (`otmf.merging.curvature`), each in its unit; with
     `start: closed_form` WUDI's `gram.<key>` and `product.<key>`; with `schedule: norm_preserving` the sum `norm` of the task vectors' norms.
 
     Source: arXiv:2511.19561; what is kept in place of old inputs is this project's.
@@ -36,17 +40,17 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     unit = _unit(arrival) if options.objective == "logits" or options.keeps_curvature else None
     old, new = _curvatures(arrival, unit) if options.keeps_curvature else (None, None)
     if reads_first(options):  # also where this step's objective needs no head: the next one's may
-        state = _kept_heads.kept(arrival, unit)
-        of_pre, of_post = _kept_heads.predictors(arrival, unit)
+        state = remembered_heads.kept(arrival, unit)
+        of_pre, of_post = remembered_heads.predictors(arrival, unit)
         pre, post = pre and replace(pre, predictors=of_pre), replace(post, predictors=of_post)
     start, sums = _start(arrival, old, new)
     notes: dict[str, float] = {}
     if old is not None and options.largest_damage is not None:
         start, notes = _bounded(arrival, start, old)
     strength = options.retention
-    if start is not None and options.head_ridge is not None and options.objective in objectives.ON_PREDICTIONS:
+    if start is not None and options.head_ridge is not None and options.objective in losses.ON_PREDICTIONS:
         merged = task_vectors.add(arrival.pretrained, start.vector(arrival.merged_vector, arrival.task_vector))
-        if (head := _kept_heads.aligned(arrival, merged)) is not None:
+        if (head := remembered_heads.aligned(arrival, merged)) is not None:
             post = replace(post, predictors=replace(post.predictors, heads=(head,), teachers=post.predictors.heads))
             state |= {f"head.{arrival.count}.aligned": head.weight} if state else {}
             strength = strength if options.aligned_retention is None else options.aligned_retention
@@ -66,39 +70,39 @@ def step(arrival: _table.Arrival) -> _table.Outcome:
     if new is not None:
         together = new if old is None else old.plus(new)
         sums |= {f"curvature.{key}": value for key, value in together.tensors().items()}
-    return _table.Outcome(learned.vector, state | sums, learned, notes)
+    return interface.Outcome(learned.vector, state | sums, learned, notes)
 
 
-def _unit(arrival: _table.Arrival) -> float:
+def _unit(arrival: interface.Arrival) -> float:
     """How far fine-tuning moved the centred logits of the new task's inputs: the mean square, and at least a share of their own.
 
     Raises:
         ValueError: if the head's class vectors are all equal.
     """
-    head, data = _kept_heads.required(arrival), arrival.data
+    head, data = remembered_heads.required(arrival), arrival.data
     if bool((head.weight == head.weight[:1]).all()):
         raise ValueError(
             f"expected a head that tells classes apart for method {arrival.options.method}; received one whose {len(head.weight)} class vectors are equal; "
             "correct the head, or merge with preset: transport"
         )
     with torch.no_grad():
-        found = _kept_heads.of_new_inputs(arrival, arrival.pretrained)
-        base, expert = (objectives.centred(head, features) for features in (found, data.post.targets))
+        found = remembered_heads.of_new_inputs(arrival, arrival.pretrained)
+        base, expert = (losses.centred(head, features) for features in (found, data.post.targets))
         moved, told = (float(found.square().sum(dim=1).mean()) for found in (expert - base, expert))
     return max(moved, SMALLEST * told, torch.finfo(torch.float32).tiny)
 
 
-def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvature | None, curvature.Curvature]:
+def _curvatures(arrival: interface.Arrival, unit: float) -> tuple[curvature.Curvature | None, curvature.Curvature]:
     """Of all old tasks, and of the new one at its expert, such that its own task vector has Q = 1.
 
     Where fine-tuning moved less than the least unit, less of it counts: such a task has hardly anything to lose.
     """
     _require(arrival, "curvature.", "start: curvature, retention or largest_damage", " with preset: transport")
-    options, data, head = arrival.options, arrival.data, _kept_heads.required(arrival)
+    options, data, head = arrival.options, arrival.data, remembered_heads.required(arrival)
 
     def measured() -> dict[str, Tensor]:
         return curvature.of_predictions(
-            lambda state, inputs: objectives.centred(head, data.features(state, inputs)),
+            lambda state, inputs: losses.centred(head, data.features(state, inputs)),
             task_vectors.add(arrival.pretrained, arrival.task_vector),
             data.post.inputs,
             probes=options.probes,
@@ -117,7 +121,7 @@ def _curvatures(arrival: _table.Arrival, unit: float) -> tuple[curvature.Curvatu
 
 
 def _bounded(
-    arrival: _table.Arrival, start: fusion.Start, old: curvature.Curvature
+    arrival: interface.Arrival, start: fusion.Start, old: curvature.Curvature
 ) -> tuple[fusion.Start, dict[str, float]]:
     """The start moved back towards D until what old tasks are foretold to lose, on average, is within the bound; and what was foretold."""
     D, tau, (a, b) = arrival.merged_vector, arrival.task_vector, start.factors
@@ -131,7 +135,7 @@ def _bounded(
 
 
 def _retention(
-    arrival: _table.Arrival,
+    arrival: interface.Arrival,
     start: fusion.Start,
     of_old: curvature.Curvature,
     of_new: curvature.Curvature,
@@ -146,7 +150,9 @@ def _retention(
     return Retention(of_old.scaled(options.weight_of_old).plus(of_new), anchor, strength)
 
 
-def _balanced(arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature) -> task_vectors.Vector:
+def _balanced(
+    arrival: interface.Arrival, of_old: curvature.Curvature, of_new: curvature.Curvature
+) -> task_vectors.Vector:
     """Where predictions on all tasks are foretold to change least, old tasks as heavy as the settings say."""
     options, weighed = arrival.options, of_old.scaled(arrival.options.weight_of_old)
     return curvature.merged(
@@ -155,7 +161,7 @@ def _balanced(arrival: _table.Arrival, of_old: curvature.Curvature, of_new: curv
 
 
 def _start(
-    arrival: _table.Arrival, of_old: curvature.Curvature | None = None, of_new: curvature.Curvature | None = None
+    arrival: interface.Arrival, of_old: curvature.Curvature | None = None, of_new: curvature.Curvature | None = None
 ) -> tuple[fusion.Start | None, dict[str, Tensor]]:
     """Where a step begins with masks at one, and what the next step needs for that; None at the first step.
 
@@ -169,11 +175,11 @@ def _start(
     if options.schedule == "norm_preserving":
         _require(arrival, "norm", "schedule: norm_preserving")
         norm = torch.tensor(task_vectors.norm(tau), dtype=torch.float64)
-        state["norm"] = _table.added(arrival, "norm", norm)
+        state["norm"] = interface.added(arrival, "norm", norm)
     merged: task_vectors.Vector = {}
     if options.start == "closed_form":
         _require(arrival, "gram.", "start: closed_form")
-        merged, sums = wudi.linear(arrival, ridge=merging.Wudi().ridge)
+        merged, sums = wudi.linear(arrival, ridge=merge_methods.Wudi().ridge)
         state |= sums
     if D is None:
         return None, state
@@ -181,7 +187,7 @@ def _start(
         for key in tau:
             if linear_maps.is_linear(key, tau[key]):
                 old, new = linear_maps.oriented(key, D[key]), linear_maps.oriented(key, tau[key])
-                filtered = nufilt.outside(new, nufilt.directions(old, merging.NullSpace().null_rank))
+                filtered = nufilt.outside(new, nufilt.directions(old, merge_methods.NullSpace().null_rank))
                 merged[key] = linear_maps.oriented(key, old + filtered)
     if options.start == "curvature":
         merged = _balanced(arrival, of_old, of_new)
@@ -195,7 +201,7 @@ def _start(
     return fusion.Start((a, b), {key: merged[key] - a * D[key] - b * tau[key] for key in merged}), state
 
 
-def _require(arrival: _table.Arrival, mark: str, setting: str, instead: str = "") -> None:
+def _require(arrival: interface.Arrival, mark: str, setting: str, instead: str = "") -> None:
     if arrival.count > 1 and not any(key.startswith(mark) for key in arrival.state):
         raise ValueError(
             f"expected what {arrival.count - 1} earlier steps left for {setting}; received nothing, as they were set otherwise; set it from "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from otmf.objectives import entropy
+from otmf.objectives.losses import entropy
 
 START, RATE = 0.3, 1e-3
 

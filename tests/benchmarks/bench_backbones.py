@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from otmf import backbones, checkpoints, continual, heads, memory, settings, task_vectors
+from otmf import backbones, checkpoints, continual, heads, settings, task_vectors
+from otmf.continual import memory
 from tests import makers
 from tests.benchmarks import adamerging, machine
 
@@ -123,7 +124,8 @@ def _per_step(ends: list[float]) -> float:
 EXTRACT = """
 import json, sys, time
 from pathlib import Path
-from otmf import checkpoints, extraction
+from otmf import checkpoints
+from otmf.checkpoints import extraction
 from tests.benchmarks import machine
 folder, begun = Path(sys.argv[1]), time.perf_counter()
 extraction.extract(checkpoints.load_deferred(folder / "expert"), checkpoints.load_deferred(folder / "base"), folder / "vector", name="x")

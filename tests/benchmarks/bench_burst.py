@@ -26,7 +26,8 @@ from flows.line import workspace
 from flows.programs import git, warm
 from flows.unattended import inbox
 from flows.versions import history
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
 

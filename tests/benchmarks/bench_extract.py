@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_extract [--gb G] [--shard-gb S] [--tensor-mb M] [--folder DIR]
 
-A base in one safetensors file and an expert in shards with an index, random and float32, G GB each; then `otmf.extraction.extract` from file
+A base in one safetensors file and an expert in shards with an index, random and float32, G GB each; then `otmf.checkpoints.extraction.extract` from file
 to file in a process of its own, whose memory is what the kernel says was resident at most, pages of mapped files included, with and
 without what importing alone takes.
 """
@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 
 from otmf import checkpoints
-from otmf.deferred import Deferred
+from otmf.checkpoints.deferred import Deferred
 from otmf.formats import sharded
 from tests.benchmarks import machine
 
 EXTRACT = """
 import json, resource, sys, time
 from pathlib import Path
-from otmf import checkpoints, extraction
+from otmf import checkpoints
+from otmf.checkpoints import extraction
 from otmf.formats import sharded
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 imported, begun, folder = peak(), time.perf_counter(), Path(sys.argv[1])

@@ -28,7 +28,8 @@ from pathlib import Path
 from flows.programs import git, process, warm
 from flows.services import prefect_server, tracking
 from flows.versions import history, keyring, registry
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 from tests import faulty, light, makers
 from tests.benchmarks import machine
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from otmf import backbones
-from otmf.backbones import _lengths, text
+from otmf.backbones import length_groups, text
 from tests import makers
 from tests.benchmarks import machine
 
@@ -44,7 +44,7 @@ def batch(backbone: text.Text, count: int, *, mixed: bool, generator: torch.Gene
 
 
 def seconds(backbone: text.Text, state: dict[str, Tensor], inputs: Tensor, worth: int) -> float:
-    _lengths.WORTH = worth
+    length_groups.WORTH = worth
     begun = time.perf_counter()
     loss = backbone.features(state, inputs).square().mean()
     torch.autograd.grad(loss, [value for value in state.values() if value.requires_grad], allow_unused=True)
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=20)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    worth = _lengths.WORTH
+    worth = length_groups.WORTH
     with tempfile.TemporaryDirectory() as name:
         makers.tokeniser(Path(name))
         config = {"transformers": BertConfig(**MINILM).to_dict(), "tokenizer": "tokenizer.json", "length": LONG}

@@ -25,7 +25,8 @@ from flows.dvc import commands, staleness
 from flows.line import chain, workspace
 from flows.programs import process
 from flows.services import prefect_server, tracking
-from otmf import cards, gathering, layout
+from otmf.data import cards, gathering
+from otmf.runtime import layout
 from tests import makers
 from tests.benchmarks import machine, sleeping
 

@@ -13,7 +13,9 @@ import sys
 
 import torch
 
-from otmf import continual, memory, presets, settings, task_vectors
+from otmf import continual, settings, task_vectors
+from otmf.continual import memory
+from otmf.settings import presets
 from tests.benchmarks import bench_merge, machine
 
 

@@ -17,7 +17,10 @@ from pathlib import Path
 import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
-from otmf import backbones, continual, mask_training, objectives, presets, settings, task_vectors
+from otmf import backbones, continual, settings, task_vectors
+from otmf.merging import mask_training
+from otmf.objectives import losses
+from otmf.settings import presets
 from stages import _run
 from tests.benchmarks import machine
 
@@ -95,7 +98,7 @@ class Bench:
     def merge(self, steps: int) -> tuple[float, float]:
         """Seconds of one merge step, teachers included, and of its transport."""
         spent = [0.0]
-        plain = objectives.ON_FEATURES[self.options.objective]
+        plain = losses.ON_FEATURES[self.options.objective]
 
         def timed(*arguments: object, **options: object) -> torch.Tensor:
             begun = CLOCK()
@@ -103,7 +106,7 @@ class Bench:
             spent[0] += CLOCK() - begun
             return value
 
-        objectives.ON_FEATURES[self.options.objective] = timed
+        losses.ON_FEATURES[self.options.objective] = timed
         begun = CLOCK()
         try:
             sides = [mask_training.Side(self.backbone.prepare(pixels), self._teach(vector, pixels))
@@ -111,7 +114,7 @@ class Bench:
             mask_training.merge_step(self.pretrained, *self.vectors, features=self.backbone.features, pre=sides[0], post=sides[1],
                               options=self.options.model_copy(update={"steps": steps}))  # fmt: skip
         finally:
-            objectives.ON_FEATURES[self.options.objective] = plain
+            losses.ON_FEATURES[self.options.objective] = plain
         return CLOCK() - begun, spent[0]
 
     def bare(self, steps: int) -> float:

@@ -32,7 +32,7 @@ from flows.services import prefect_server
 from flows.verify import checks, verify
 from flows.versions import history as version_history
 from flows.versions import keyring
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine, mutation_kinds
 

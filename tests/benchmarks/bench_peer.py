@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from flows.bench import plan
-from otmf import low_rank, task_vectors
+from otmf import task_vectors
+from otmf.checkpoints import low_rank
 from stages import _encoder, _files, _params
 from tests.benchmarks import machine, peer
 

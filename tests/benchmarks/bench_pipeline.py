@@ -81,7 +81,7 @@ def parts(root: Path) -> list[list[object]]:
 
     python = sys.executable
     rows: list[list[object]] = [[f"import {name}", timed([python, "-c", f"import {name}"])]
-                                for name in ("sys", "torch", "open_clip", "otmf.transport", "mlflow", "prefect", "dvc.cli")]  # fmt: skip
+                                for name in ("sys", "torch", "open_clip", "otmf.objectives.transport", "mlflow", "prefect", "dvc.cli")]  # fmt: skip
     rows.append(["stage `extract`, cold", timed([python, "-m", "stages", "extract", "task1"])])
     with warm.interpreter() as environment:
         subprocess.run([python, "-m", "stages", "extract", "task1"], cwd=root, env=process.environment(environment), check=True,

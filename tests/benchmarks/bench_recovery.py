@@ -38,7 +38,9 @@ from flows.programs import process, warm
 from flows.services import prefect_server
 from flows.unattended import inbox
 from flows.versions import history
-from otmf import layout, lineage, settings
+from otmf import settings
+from otmf.provenance import digests as lineage
+from otmf.runtime import layout
 from tests import makers
 from tests.benchmarks import machine
 from tests.pipeline import production

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmf import datasets, finetuning, heads, metrics, settings, task_vectors
+from otmf import finetuning, heads, settings, task_vectors
+from otmf.data import datasets
+from otmf.evaluation import metrics
 from stages import _bench, _encoder, _files, _params, _run, finetune
 from tests.benchmarks import machine
 

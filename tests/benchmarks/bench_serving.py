@@ -26,7 +26,7 @@ from PIL import Image
 from flows.line import workspace
 from flows.programs import process, warm
 from flows.services import prefect_server
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 from tests.benchmarks import bench_recovery, machine
 from tests.pipeline import production
@@ -69,10 +69,10 @@ def direct(line: layout.Layout, content: bytes, seconds: float) -> list[float]:
     torch.set_num_threads(machine.cores())
     found = _params.read(line.root)
     step = found.order[-1]
-    from otmf import lineage
+    from otmf.provenance import digests
 
     notice = _loaded.Notice(root=str(line.root), version=2, step=step, record="", record_sha256="",
-                            sha256=lineage.digest(line.merged(step) / "model.safetensors"), files={})  # fmt: skip
+                            sha256=digests.digest(line.merged(step) / "model.safetensors"), files={})  # fmt: skip
     loaded, taken, end = _loaded.load(notice), [], time.monotonic() + seconds
     while time.monotonic() < end:
         begun = time.perf_counter()

@@ -30,7 +30,8 @@ import psutil
 
 from flows.programs import process
 from flows.serving import serve
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 from tests.benchmarks import bench_serving, machine
 from tests.pipeline import production
 from tests.pipeline.serving import PNG, picture

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from otmf import protocol
+from otmf.evaluation import protocol
 from stages import _params
 from tests.benchmarks import machine
 

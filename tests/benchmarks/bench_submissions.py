@@ -33,7 +33,7 @@ from flows.line import workspace
 from flows.programs import warm
 from flows.services import prefect_server
 from flows.unattended import inbox
-from otmf import layout
+from otmf.runtime import layout
 from tests import light, makers
 from tests.benchmarks import machine
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from otmf import objectives, transport
+from otmf.objectives import losses, transport
 from stages import _cost
 from tests.benchmarks import machine
 
@@ -44,7 +44,7 @@ def distances() -> dict[str, Distance]:
         "Sinkhorn divergence": entropic,
         f"Sinkhorn divergence, mini-batches of {BATCH}": in_batches(entropic),
         "sliced cost": functools.partial(transport.sliced_cost, generator=torch.Generator().manual_seed(0)),
-        "MMD": objectives.mmd,
+        "MMD": losses.mmd,
     }
 
 

@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from otmf import host
+from otmf.provenance import machine
 
 
 def heading(title: str, command: str) -> str:
@@ -18,7 +18,7 @@ def heading(title: str, command: str) -> str:
     ).stdout.strip()
     return (
         f"    {command}\n\n# {title}\n\n"
-        f"Machine: {cores()} cores of {host.processor()}, {memory_gib():.0f} GiB, no accelerator; Python {platform.python_version()}, "
+        f"Machine: {cores()} cores of {machine.processor()}, {memory_gib():.0f} GiB, no accelerator; Python {platform.python_version()}, "
         f"torch {metadata.version('torch')}, open_clip {metadata.version('open_clip_torch')}, POT {metadata.version('pot')}; "
         f"commit {commit}.\n"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows.services import tracking
 from flows.verify import commit_checks
-from otmf import layout
+from otmf.runtime import layout
 
 Undo = Callable[[], None]
 

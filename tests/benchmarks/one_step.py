@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from otmf import checkpoints, continual, low_rank, settings
+from otmf import checkpoints, continual, settings
+from otmf.checkpoints import low_rank
 from stages import _cost, _encoder, _files, _params
 
 

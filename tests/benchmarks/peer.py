@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from otmf import linear_maps, merging, methods, task_vectors
+from otmf import methods, task_vectors
+from otmf.merging import linear_maps
+from otmf.settings import merge_methods
 
 Vectors = Sequence[Mapping[str, Tensor]]
 PRETRAINED = "_pretrained_"
@@ -28,7 +30,7 @@ class Pair:
         theirs: makes their algorithm; given the names of the tensors that their method is to leave out.
     """
 
-    options: merging.Merge
+    options: merge_methods.Merge
     joint: bool
     theirs: Callable[[list[str]], Any]
 
@@ -42,8 +44,13 @@ def pairs() -> dict[str, Pair]:
     from fusion_bench.method.ties_merging.ties_merging import TiesMergingAlgorithm
     from fusion_bench.method.wudi.wudi import WUDIMerging
 
-    opcm, ties, sums, largest = merging.Opcm(), merging.Ties(), merging.TaskArithmetic(), merging.MagMax()
-    iso, tsv = merging.IsoC(), merging.TsvM()
+    opcm, ties, sums, largest = (
+        merge_methods.Opcm(),
+        merge_methods.Ties(),
+        merge_methods.TaskArithmetic(),
+        merge_methods.MagMax(),
+    )
+    iso, tsv = merge_methods.IsoC(), merge_methods.TsvM()
     return {
         "task_arithmetic": Pair(sums, False, lambda other: TaskArithmeticAlgorithm(scaling_factor=sums.coefficient)),
         "ties": Pair(ties, True, lambda other: TiesMergingAlgorithm(
@@ -52,7 +59,7 @@ def pairs() -> dict[str, Pair]:
         "opcm": Pair(opcm, False, lambda other: _opcm(opcm.threshold)),
         "iso_c": Pair(iso, False, lambda other: ISO_C_Merge(scaling_factor=iso.coefficient)),
         "tsv_m": Pair(tsv, True, lambda other: TaskSingularVectorMerging(alpha=tsv.coefficient)),
-        "wudi": Pair(merging.Wudi(), True, lambda other: WUDIMerging(iter_num=300, exclude_keys=other)),
+        "wudi": Pair(merge_methods.Wudi(), True, lambda other: WUDIMerging(iter_num=300, exclude_keys=other)),
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from otmf import layout
+from otmf.runtime import layout
 
 CHANCE = 0.9
 FIRST = "s00"  # settings.FIRST, without importing pydantic

@@ -9,7 +9,8 @@ import pytest
 
 from flows.line import workspace
 from flows.serving import serve
-from otmf import layout, ledger, statements
+from otmf.provenance import ledger, statements
+from otmf.runtime import layout
 
 
 @pytest.fixture

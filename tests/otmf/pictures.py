@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from otmf import cards, datasets, gathering
+from otmf.data import cards, datasets, gathering
 from tests import makers
 
 

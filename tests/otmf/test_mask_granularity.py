@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import mask_training, masks, settings, transport
+from otmf import settings
+from otmf.merging import mask_training, masks
+from otmf.objectives import transport
 from tests.otmf import two_layers
 from tests.otmf.two_layers import features, merge, side, vector
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from otmf import mask_training, settings, task_vectors
+from otmf import settings, task_vectors
+from otmf.merging import mask_training
 
 
 def features(state, inputs):

@@ -16,7 +16,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from flows.line import workspace
-from otmf import cards
+from otmf.data import cards
 from tests import makers, torchvision_raw
 
 CLASSES = 3

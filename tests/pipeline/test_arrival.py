@@ -21,7 +21,7 @@ from flows.line import workspace
 from flows.programs import git, process
 from flows.unattended import inbox
 from flows.versions import history as version_history
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 
 pytestmark = pytest.mark.pipeline

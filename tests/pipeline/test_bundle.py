@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from otmf import keys
+from otmf.provenance import keys
 from tests.pipeline import ledgers
 
 pytestmark = pytest.mark.pipeline

@@ -17,7 +17,9 @@ from flows.line import clones
 from flows.programs import git, process
 from flows.services import tracking
 from flows.studies import compare
-from otmf import checkpoints, layout, lineage, task_vectors
+from otmf import checkpoints, task_vectors
+from otmf.provenance import digests
+from otmf.runtime import layout
 from tests import makers
 
 pytestmark = pytest.mark.pipeline
@@ -78,7 +80,7 @@ def test_attempt_gets_what_the_next_task_reads_and_no_older_model(onboarded) -> 
         )
         for path in there:
             relative = path.relative_to(clone.root)
-            assert lineage.digest(path) == lineage.digest(line.root / relative)
+            assert digests.digest(path) == digests.digest(line.root / relative)
     finally:
         clones.drop(line, "look")
 
@@ -127,7 +129,7 @@ def test_outputs_are_made_again_to_the_same_bytes(onboarded, warm_interpreter, t
         [sys.executable, "-m", "dvc", "repro", "--force", "--no-run-cache"], folder=copy, extra=warm_interpreter
     )
     for part in ("pretrained", "finetuned", "task_vectors", "merged", "masks", "heads"):
-        assert lineage.digest(copy / f"data/models/{part}") == lineage.digest(root / f"data/models/{part}"), part
+        assert digests.digest(copy / f"data/models/{part}") == digests.digest(root / f"data/models/{part}"), part
     assert git.run(copy, "diff", "--stat", "--", "data/results", "dvc.lock") == ""
 
 
@@ -160,7 +162,7 @@ def test_tracking_holds_a_parent_and_a_child_run_per_stage(onboarded) -> None:
     assert len(client.get_metric_history(merge.info.run_id, "loss/post")) == 6
     assert merge.data.params["alpha"] == "0.8"
     assert any(name.startswith("mask/post/") for name in merge.data.metrics)
-    assert merge.data.tags["output.data.models.merged.s02"] == lineage.digest(line.merged("s02"))
+    assert merge.data.tags["output.data.models.merged.s02"] == digests.digest(line.merged("s02"))
     assert merge.data.tags["git.commit"]
     evaluation = next(run for run in runs if run.data.tags.get("stage") == "evaluate" and run.data.tags["key"] == "s02")
     assert {"acc", "bwt", "accuracy/first", "accuracy/second"} <= set(evaluation.data.metrics)

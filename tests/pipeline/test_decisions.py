@@ -19,7 +19,8 @@ from flows.changes import decisions
 from flows.line import workspace
 from flows.programs import git, process
 from flows.versions import history as version_history
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 from tests import light, makers
 
 pytestmark = pytest.mark.pipeline

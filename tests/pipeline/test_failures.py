@@ -17,7 +17,8 @@ import torch
 
 from flows.line import workspace
 from flows.programs import process
-from otmf import checkpoints, layout
+from otmf import checkpoints
+from otmf.runtime import layout
 from tests import makers
 from tests.flows.changes.test_admission import state
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from flows.services import tracking
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 
 pytestmark = pytest.mark.pipeline
@@ -127,7 +127,7 @@ def test_what_is_handed_in_is_refused_as_text(otmf, line, tmp_path) -> None:
 def test_predictions_of_others_are_traced_as_text(otmf, line) -> None:
     import json
 
-    from otmf import ledger
+    from otmf.provenance import ledger
 
     record = ledger.read(line)[1]
     entry = {"prediction_id": "v1-1", "at": BAD, "task": BAD, "record": record.name, "record_sha256": record.sha256,

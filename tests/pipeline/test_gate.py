@@ -14,7 +14,8 @@ from flows.line import refused_attempts, workspace
 from flows.programs import git
 from flows.services import tracking
 from flows.versions import history
-from otmf import layout, ledger
+from otmf.provenance import ledger
+from otmf.runtime import layout
 from tests import makers
 
 pytestmark = pytest.mark.pipeline

@@ -17,7 +17,8 @@ from flows.dvc import commands
 from flows.programs import git
 from flows.services import tracking
 from flows.versions import keyring
-from otmf import keys, layout, ledger, statements
+from otmf.provenance import keys, ledger, statements
+from otmf.runtime import layout
 from tests import makers
 from tests.pipeline import ledgers
 

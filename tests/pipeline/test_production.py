@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from flows.line import progress, workspace
 from flows.programs import git, process
 from flows.versions import history
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 from tests.pipeline import production
 
@@ -232,7 +232,7 @@ def is_stage(process: psutil.Process, name: str) -> bool:
 def test_agent_with_other_code_is_refused_naming_both(site) -> None:
     """Both agents' copies of the code change under them."""
     for agent in site.agents:
-        with (agent / "code/otmf/lineage.py").open("a") as source:
+        with (agent / "code/otmf/provenance/digests.py").open("a") as source:
             source.write("# changed\n")
     done = site.otmf("retrain", "third", code=1, OTMF_AGENTS="gpu")
     assert "expected an agent with the coordinator's code, 0.1.0+" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otmf import layout
+from otmf.runtime import layout
 from tests.pipeline import real
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.real]

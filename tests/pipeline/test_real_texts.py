@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from otmf import checkpoints, layout
+from otmf import checkpoints
+from otmf.runtime import layout
 from tests.pipeline import real_texts
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.real]

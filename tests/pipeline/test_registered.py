@@ -18,8 +18,8 @@ from flows.line import workspace
 from flows.services import tracking
 from flows.versions import registry
 from flows.versions.registered_model import mlflow
-from otmf import layout
-from otmf.reference import Reference
+from otmf.provenance.model_reference import Reference
+from otmf.runtime import layout
 from stages import registered
 from tests import makers
 

@@ -12,7 +12,9 @@ from flows.changes import plan, retrain
 from flows.dvc import commands
 from flows.line import chain, workspace
 from flows.programs import git
-from otmf import layout, lineage, settings
+from otmf import settings
+from otmf.provenance import digests
+from otmf.runtime import layout
 from tests import makers
 
 pytestmark = pytest.mark.pipeline
@@ -161,10 +163,10 @@ def test_line_is_merged_by_another_method_where_every_step_says_so(otmf, tmp_pat
 
 def test_named_task_is_trained_again_to_the_same_bytes(otmf, root) -> None:
     line = layout.Layout(root)
-    before = lineage.digest(line.merged("s03"))
+    before = digests.digest(line.merged("s03"))
     done = otmf("retrain", "three", "--line", root, "--override", "to see")
     assert ran(done.stdout + done.stderr) == ["finetune@three"]  # what follows finds the same inputs
-    assert lineage.digest(line.merged("s03")) == before
+    assert digests.digest(line.merged("s03")) == before
 
 
 def test_unknown_task_is_refused_in_one_sentence(otmf, root) -> None:
@@ -194,7 +196,7 @@ def test_retired_task_is_gone_and_the_chain_is_as_if_it_had_never_been(otmf, roo
     again = makers.card(tmp_path / "cards", "three", seed=3, merge={"scale": 0.9})
     for card in (cards["one"], again):
         otmf("onboard", card, "--line", fresh, "--override", "never two")
-    assert lineage.digest(layout.Layout(fresh).merged("s02")) == lineage.digest(line.merged("s02"))
+    assert digests.digest(layout.Layout(fresh).merged("s02")) == digests.digest(line.merged("s02"))
 
 
 def test_only_task_is_not_retired(otmf, tmp_path, cards) -> None:

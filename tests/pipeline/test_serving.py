@@ -15,7 +15,8 @@ import httpx
 import pytest
 import torch
 
-from otmf import checkpoints, layout
+from otmf import checkpoints
+from otmf.runtime import layout
 from tests import makers
 from tests.pipeline import production, serving
 from tests.pipeline.serving import ask, encoded, picture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from flows.serving import serve as flow
-from otmf import layout
+from otmf.runtime import layout
 from tests.pipeline import production, serving
 from tests.pipeline.serving import ask, large
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows.dvc import commands, staleness
 from flows.line import workspace
-from otmf import layout
+from otmf.runtime import layout
 
 pytestmark = pytest.mark.pipeline
 

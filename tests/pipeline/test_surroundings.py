@@ -15,7 +15,7 @@ from flows.dvc import commands
 from flows.line import workspace
 from flows.programs import git, process
 from flows.services import tracking
-from otmf import layout
+from otmf.runtime import layout
 from tests import light, makers
 
 pytestmark = pytest.mark.pipeline

@@ -14,7 +14,7 @@ import pytest
 
 from flows.programs import process
 from flows.services import tracking
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 from tests.pipeline import production
 

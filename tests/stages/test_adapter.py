@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from flows.line import workspace
-from otmf import cards, checkpoints, gathering, layout, low_rank
+from otmf import checkpoints
+from otmf.checkpoints import low_rank
+from otmf.data import cards, gathering
+from otmf.runtime import layout
 from stages import _params, extract, finetune, merge_step, pretrained
 from tests import makers
 

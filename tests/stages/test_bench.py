@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import continual, mask_training, masks
+from otmf import continual
+from otmf.merging import mask_training, masks
 from stages import _bench, _cost
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flows.line import workspace
-from otmf import checkpoints, gathering, layout
+from otmf import checkpoints
+from otmf.data import gathering
+from otmf.runtime import layout
 from stages import _params, extract, finetune, pretrained
 from tests import makers
 

@@ -16,7 +16,10 @@ import torch
 
 import stages.head_tune
 from flows.line import workspace
-from otmf import checkpoints, gathering, layout, presets, settings
+from otmf import checkpoints, settings
+from otmf.data import gathering
+from otmf.runtime import layout
+from otmf.settings import presets
 from stages import _params, evaluate, extract, finetune, merge_step, pretrained
 from tests import makers
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import stages.head_tune
-from otmf import checkpoints, heads, memory, settings
+from otmf import checkpoints, heads, settings
+from otmf.continual import memory
 from stages import _bench, _encoder, _files, _params
 from tests.stages import test_golden
 

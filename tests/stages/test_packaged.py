@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otmf import images
+from otmf.data import images
 from stages import packaged
 from tests import makers, torchvision_raw
 

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from flows.programs import process, warm
-from otmf import errors
-from otmf.environment import WARM
+from otmf.runtime import errors
+from otmf.runtime.environment import WARM
 from tests import makers
 
 

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from flows.audit import bill_of_materials, collect, diff, files, openlineage
 from flows.audit import document as audit_document
-from otmf import statements
+from otmf.provenance import statements
 from tests.flows.studies.test_report import BROWSER
 
 AT = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

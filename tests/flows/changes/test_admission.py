@@ -13,7 +13,8 @@ from flows.changes import admission
 from flows.cli import main
 from flows.line import workspace
 from flows.programs import git
-from otmf import cards, settings
+from otmf import settings
+from otmf.data import cards
 from tests import makers
 
 

@@ -16,7 +16,8 @@ from flows.programs import git
 from flows.services import tracking
 from flows.studies import status
 from flows.versions import history, keyring, records, registry
-from otmf import layout, ledger, statements
+from otmf.provenance import ledger, statements
+from otmf.runtime import layout
 from tests import makers
 
 

@@ -12,7 +12,8 @@ from flows.changes import past_accuracies
 from flows.line import clones, landing, workspace
 from flows.programs import git
 from flows.versions import history, records
-from otmf import layout, statements
+from otmf.provenance import statements
+from otmf.runtime import layout
 from tests import makers
 from tests.flows.changes.test_decisions import attempt, merged
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from flows.dvc import cache, commands
 from flows.programs import git
-from otmf import lineage
+from otmf.provenance import digests
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def pointed(root: Path, name: str) -> str:
 @pytest.mark.parametrize("name", ["data", "one.bin"])
 def test_workspace_and_cache_have_the_same_content(root, name) -> None:
     found = cache.Reader().path(root / name)
-    assert found == lineage.digest(root / name)
+    assert found == digests.digest(root / name)
     assert cache.Reader().cached(commands.cache(root), pointed(root, name)) == found
 
 
 def test_file_is_read_once_however_many_links_it_has(root, monkeypatch) -> None:
-    reader, read, digest = cache.Reader(), [], lineage.digest
-    monkeypatch.setattr(lineage, "digest", lambda path: read.append(path) or digest(path))
+    reader, read, digest = cache.Reader(), [], digests.digest
+    monkeypatch.setattr(digests, "digest", lambda path: read.append(path) or digest(path))
     (root / "link.bin").hardlink_to(root / "one.bin")
     assert reader.file(root / "one.bin") == reader.file(root / "link.bin") == reader.path(root / "one.bin")
     assert len(read) == 1
@@ -88,4 +88,4 @@ def test_listing_altered_but_well_formed_has_another_hash(root) -> None:
     listing = commands.cache(root) / "files/md5" / md5[:2] / md5[2:]
     listing.chmod(0o644)
     listing.write_text(listing.read_text().replace("a.txt", "z.txt"))
-    assert cache.Reader().cached(commands.cache(root), md5) != lineage.digest(root / "data")
+    assert cache.Reader().cached(commands.cache(root), md5) != digests.digest(root / "data")

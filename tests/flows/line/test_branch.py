@@ -14,7 +14,7 @@ import pytest
 
 from flows.line import branch, clones, workspace
 from flows.programs import git, process
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 
 

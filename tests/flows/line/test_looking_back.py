@@ -16,7 +16,7 @@ from flows.services import tracking
 from flows.serving import serve
 from flows.studies import status
 from flows.versions import keyring, registry
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 from tests.flows.changes.test_decisions import accept, aliases
 

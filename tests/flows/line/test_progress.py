@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from flows.line import progress
-from otmf import layout
+from otmf.runtime import layout
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_running_stage_is_shown_with_the_minutes_left_and_gone_when_it_ends(clon
 
 def test_note_of_a_dead_process_is_not_shown(clone, tmp_path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from flows.line import progress; from otmf import layout\n"
+        "import os, sys; from pathlib import Path; from flows.line import progress; from otmf.runtime import layout\n"
         "with progress.noted(layout.Layout(Path(sys.argv[1])), 'finetune@birds', print): os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(clone.root)], check=True)

@@ -10,7 +10,7 @@ import pytest
 from flows.dvc import commands
 from flows.line import clones, landing, remotes, workspace
 from flows.programs import git
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 from tests.pipeline import production
 

@@ -7,7 +7,8 @@ from ruamel.yaml import YAML
 
 from flows.line import workspace
 from flows.programs import git
-from otmf import layout, settings
+from otmf import settings
+from otmf.runtime import layout
 from tests import makers
 
 TASK = {"finetune": {"epochs": 3}}

@@ -12,7 +12,7 @@ from flows.line import workspace
 from flows.programs import git
 from flows.programs.failures import WorkspaceError
 from flows.services import tracking
-from otmf import layout
+from otmf.runtime import layout
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from flows.studies import methods as method_list
-from otmf import merging, methods, presets, settings
+from otmf import methods, settings
+from otmf.settings import merge_methods, presets
 
 OF_REGMEAN = {"unlabelled_images", "pre_images"}  # said for those that have a memory
 
@@ -17,14 +18,14 @@ OF_REGMEAN = {"unlabelled_images", "pre_images"}  # said for those that have a m
 def test_each_method_is_listed_with_what_it_sees_and_its_settings() -> None:
     table = method_list.table()
     names, _, sees, told = (list(column.cells) for column in table.columns)
-    assert names == list(merging.BY_NAME)
+    assert names == list(merge_methods.BY_NAME)
     of = {name: (seen, said) for name, seen, said in zip(names, sees, told, strict=True)}
     assert of["wudi"] == ("no input", "ridge 0.01")
     assert of["regmean"][0] == "unlabelled new inputs"
     assert of["otmf"][0] == "unlabelled new inputs, old ones as pre_images says"
-    for name, model in merging.BY_NAME.items():
+    for name, model in merge_methods.BY_NAME.items():
         assert (of[name][0] == "no input") == (methods.METHODS[name].sees == "nothing")
-        for key in set(model.model_fields) - set(merging.Merge.model_fields):
+        for key in set(model.model_fields) - set(merge_methods.Merge.model_fields):
             assert f"{key} " in of[name][1], (name, key)
 
 
@@ -38,15 +39,17 @@ def test_presets_stand_below() -> None:
             assert f"{key} {str(value).lower() if isinstance(value, bool) else value}" in said, key
 
 
-@pytest.mark.parametrize("name", merging.BY_NAME)
+@pytest.mark.parametrize("name", merge_methods.BY_NAME)
 def test_one_method_is_told_with_what_each_of_its_settings_means(name) -> None:
     said = method_list.one(name)
-    assert said.startswith(f"{name} ({merging.SOURCES[name]}); its merges see ")
+    assert said.startswith(f"{name} ({merge_methods.SOURCES[name]}); its merges see ")
     explained = said.partition("Its settings: ")[0]
     parent = (
-        merging.BY_NAME[name].__base__.__doc__ if name in ("ties_published", "adamerging_layer_wise", "lot") else ""
+        merge_methods.BY_NAME[name].__base__.__doc__
+        if name in ("ties_published", "adamerging_layer_wise", "lot")
+        else ""
     )
-    for key in set(merging.BY_NAME[name].model_fields) - set(merging.Merge.model_fields) - OF_REGMEAN:
+    for key in set(merge_methods.BY_NAME[name].model_fields) - set(merge_methods.Merge.model_fields) - OF_REGMEAN:
         assert re.search(rf"\b{key}\b", explained + parent), key
 
 

@@ -13,7 +13,7 @@ import pytest
 from flows.line import workspace
 from flows.rendering import templates
 from flows.studies import report
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 
 PART = {"images": 5, "distinct": 5, "sha256": "ab" * 32}

@@ -11,7 +11,8 @@ import pytest
 from flows.line import workspace
 from flows.services import agents, recovery
 from flows.unattended import arrival, inbox
-from otmf import cards, layout
+from otmf.data import cards
+from otmf.runtime import layout
 from tests import makers
 
 

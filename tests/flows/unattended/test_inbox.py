@@ -14,7 +14,9 @@ from safetensors.numpy import save_file
 
 from flows.line import workspace
 from flows.unattended import inbox
-from otmf import cards, datasets, gathering, layout, lineage
+from otmf.data import cards, datasets, gathering
+from otmf.provenance import digests
+from otmf.runtime import layout
 from tests import makers, torchvision_raw
 
 
@@ -158,7 +160,7 @@ def test_table_and_checkpoint_in_a_folder_arrive_as_they_were(line, tmp_path, do
     accepted = inbox.card(line, name)
     gathering.gather(cards.read(accepted), accepted.parent, tmp_path / "arrived")
     gathering.gather(cards.read(card), card.parent, tmp_path / "meant")
-    assert lineage.digest(tmp_path / "arrived") == lineage.digest(tmp_path / "meant")
+    assert digests.digest(tmp_path / "arrived") == digests.digest(tmp_path / "meant")
     assert len(list((tmp_path / "arrived/checkpoint").iterdir())) == 5
 
 

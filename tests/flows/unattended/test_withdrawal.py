@@ -13,7 +13,7 @@ from flows.cli import main
 from flows.line import workspace
 from flows.studies import status
 from flows.unattended import arrival, inbox, withdrawal
-from otmf import layout
+from otmf.runtime import layout
 from tests import makers
 
 

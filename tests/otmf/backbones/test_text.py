@@ -19,7 +19,8 @@ from transformers import (
     XLMRobertaXLConfig,
 )
 
-from otmf import backbones, cards, heads, texts
+from otmf import backbones, heads
+from otmf.data import cards, texts
 from tests import makers
 
 WORDS = ("what a good film", "the bank lost my card", "good", "where is the nearest bank and how do i get there")
@@ -122,7 +123,7 @@ def test_texts_of_unlike_lengths_are_computed_apart(folder, make, monkeypatch) -
     assert len(seen) > 1
     assert sum(rows for rows, _ in seen) == len(inputs)
     assert sum(rows * columns for rows, columns in seen) < 0.8 * len(inputs) * int(lengths.max())
-    monkeypatch.setattr("otmf.backbones._lengths.WORTH", 10**9)
+    monkeypatch.setattr("otmf.backbones.length_groups.WORTH", 10**9)
     seen.clear()
     together = found()
     assert seen == [(len(inputs), int(lengths.max()))]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from otmf import checkpoints, formats
-from otmf.deferred import Deferred
+from otmf.checkpoints.deferred import Deferred
 from tests import makers
 from tests.otmf.formats.examples import bert, clip, index, other, same
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from otmf import merging, methods
-from otmf.methods import opcm, ties, tsv_m, wudi
+from otmf import methods
+from otmf.methods.baselines import opcm, ties, tsv_m, wudi
+from otmf.settings import merge_methods
 from tests.otmf.methods.test_methods import KEYS, VECTORS, assert_equal, stream
 
 LINEAR = ("block.weight", "proj")
@@ -39,7 +40,7 @@ def published_ties(rows: torch.Tensor, density: float) -> torch.Tensor:
 
 def test_ties_is_trim_elect_and_sum() -> None:
     rows = torch.stack([flat(v) for v in VECTORS])
-    found = ties.joint(VECTORS, merging.Ties(coefficient=0.7, density=0.3))
+    found = ties.joint(VECTORS, merge_methods.Ties(coefficient=0.7, density=0.3))
     assert_equal(found, unflat(0.7 * published_ties(rows, 0.3)))
 
 
@@ -178,7 +179,7 @@ def published_tsv_m(weights) -> torch.Tensor:
 
 
 def test_tsv_m_is_the_orthogonalised_leading_triplets() -> None:
-    found = tsv_m.joint(VECTORS[:2], merging.TsvM(coefficient=0.8))
+    found = tsv_m.joint(VECTORS[:2], merge_methods.TsvM(coefficient=0.8))
     for key, shape in KEYS.items():
         weights = [v[key] for v in VECTORS[:2]]
         expected = published_tsv_m(weights) if len(shape) == 2 else sum(weights) / 2
@@ -212,7 +213,7 @@ def test_dop_goes_down_its_balanced_loss() -> None:
 
 
 def test_joint_wudi_is_adam_from_the_sum_as_published() -> None:
-    found = wudi.joint(VECTORS, merging.Wudi())
+    found = wudi.joint(VECTORS, merge_methods.Wudi())
     for key in KEYS:
         mean = sum(vector[key] for vector in VECTORS) / len(VECTORS)
         if key not in LINEAR:

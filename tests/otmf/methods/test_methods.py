@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 
-from otmf import linear_maps, merging, methods, settings, task_vectors
+from otmf import methods, settings, task_vectors
+from otmf.merging import linear_maps
+from otmf.settings import merge_methods
 
 KEYS = {
     "block.weight": (6, 4),
@@ -128,9 +130,9 @@ def test_inputs_are_not_modified() -> None:
 
 
 def test_every_method_of_the_settings_is_in_the_table_with_a_source() -> None:
-    assert set(merging.BY_NAME) == set(methods.METHODS)
-    assert list(merging.SOURCES) == list(methods.METHODS)
-    assert all(source.startswith(("arXiv:", "openreview:")) for source in merging.SOURCES.values())
+    assert set(merge_methods.BY_NAME) == set(methods.METHODS)
+    assert list(merge_methods.SOURCES) == list(methods.METHODS)
+    assert all(source.startswith(("arXiv:", "openreview:")) for source in merge_methods.SOURCES.values())
 
 
 def test_method_that_declares_to_see_nothing_is_given_nothing() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import objectives, settings, task_vectors
+from otmf import settings, task_vectors
+from otmf.objectives import losses
 from tests import makers
 from tests.otmf.methods.test_adamerging import Line
 from tests.otmf.methods.test_otmf_curvature import ANCHORED
@@ -47,7 +48,7 @@ def test_first_loss_is_that_of_each_inputs_own_head(backbone) -> None:
     fused = {key: line.merged[key] + value for key, value in line.expert(3).items()}
     features = line.encoder.teach(task_vectors.add(line.base, fused), inputs.numpy())
     rows = [
-        objectives.kl(line.head(int(kind)).logits(features[k : k + 1]), line.head(int(kind)).logits(targets[k : k + 1]))
+        losses.kl(line.head(int(kind)).logits(features[k : k + 1]), line.head(int(kind)).logits(targets[k : k + 1]))
         for k, kind in enumerate(kinds)
     ]
     done = line.step(3)
@@ -142,7 +143,7 @@ def test_units_of_tasks_are_kept_beside_their_heads(backbone) -> None:
     line.step(1)
     inputs = makers.pictures(6, seed=1)[0]
     base, expert = (
-        objectives.centred(line.head(1), line.encoder.teach(state, inputs))
+        losses.centred(line.head(1), line.encoder.teach(state, inputs))
         for state in (line.base, task_vectors.add(line.base, line.expert(1)))
     )
     moved = float((expert - base).square().sum(1).mean())

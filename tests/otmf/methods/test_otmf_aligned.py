@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import continual, heads, objectives, task_vectors
+from otmf import continual, heads, task_vectors
+from otmf.objectives import losses
 from tests import makers
 from tests.otmf.methods.test_adamerging import Line
 from tests.otmf.methods.test_otmf_curvature import ANCHORED
@@ -28,11 +29,11 @@ def lost(line: Line, of: int, head: heads.Head, found: torch.Tensor) -> float:
     """The share of what a task's fine-tuning did to its inputs that merged features have lost, as a head reads them."""
     inputs = makers.pictures(6, seed=of)[0]
     base, expert = (
-        objectives.centred(line.head(of), line.encoder.teach(state, inputs))
+        losses.centred(line.head(of), line.encoder.teach(state, inputs))
         for state in (line.base, task_vectors.add(line.base, line.expert(of)))
     )
     scale = head.weight.norm(dim=1).mean() / line.head(of).weight.norm(dim=1).mean()  # both in units of the frozen head
-    apart = scale * objectives.centred(head, found) - expert
+    apart = scale * losses.centred(head, found) - expert
     return float(apart.square().sum(1).mean() / (expert - base).square().sum(1).mean())
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from otmf import curvature, heads, objectives, task_vectors
+from otmf import heads, task_vectors
+from otmf.merging import curvature
+from otmf.objectives import losses
 from tests import makers
 from tests.otmf.methods.test_adamerging import Line
 
@@ -34,7 +36,7 @@ def balance(line: Line, weight_of_old: float) -> task_vectors.Vector:
     """Where the line's curvature so far, so many times as heavy, and that of its second task balance."""
     old, tau, inputs = curvature_of(line), line.expert(2), makers.pictures(6, seed=2)[0]
     new = curvature.of_predictions(
-        lambda state, x: objectives.centred(line.head(2), line.encoder.features(state, x)),
+        lambda state, x: losses.centred(line.head(2), line.encoder.features(state, x)),
         task_vectors.add(line.base, tau), line.encoder.prepare(inputs), probes=1, batch_size=4, seed=0,
     )  # fmt: skip
     return curvature.merged(

@@ -1,0 +1,1 @@
+"""What a task owner submits: cards, inputs, labels, splits."""

@@ -1,0 +1,1 @@
+"""Accuracy over tasks and steps, the gate, and protocols of comparison."""

@@ -1,0 +1,1 @@
+"""Published merge methods beside OTMF, one file a paper."""

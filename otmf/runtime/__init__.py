@@ -1,0 +1,1 @@
+"""A line's folders, processes, errors, and the borders to parsers."""
