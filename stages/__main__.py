@@ -6,32 +6,18 @@ import os
 import sys
 
 from otmf.runtime import environment, errors, processes
-from stages import _warm
+from stages.context import run
+from stages.warm import interpreter
 
 REFUSES = "OTMF_REFUSES"  # stages that a coordinator leaves to agents
-NAMES = (
-    "pretrained",
-    "finetune",
-    "extract",
-    "merge_step",
-    "head_tune",
-    "evaluate",
-    "compare",
-    "bench",
-    "predict",
-    "serve",
-    "export",
-    "imported",
-    "packaged",
-    "unsent",
-)
 
 
 def main() -> int:
     processes.die_with_parent()
-    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+    if len(sys.argv) < 2 or sys.argv[1] not in run.MODULES:
         print(
-            f"expected a stage ({', '.join(NAMES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml", file=sys.stderr
+            f"expected a stage ({', '.join(run.MODULES)}); received {sys.argv[1:2] or 'none'}; see dvc.yaml",
+            file=sys.stderr,
         )
         return 2
     owner = os.environ.get(processes.STARTED_BY, "")
@@ -50,12 +36,10 @@ def main() -> int:
         return errors.TEMPORARY
     socket = os.environ.get(environment.WARM)
     if socket:
-        code = _warm.forward(socket, sys.argv[1:])
+        code = interpreter.forward(socket, sys.argv[1:])
         if code is not None:
             return code
-    from stages import _run
-
-    return _run.stage(sys.argv[1], sys.argv[2:])
+    return run.stage(sys.argv[1], sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ import torch
 
 from otmf import backbones, checkpoints, heads, settings, task_vectors
 from otmf.evaluation import metrics
-from stages import _encoder, _files, _params
-from stages._run import Facts, say
+from stages.context import current_line, encoder, shared_files
+from stages.context.run import Facts, say
 
 
-def main(line: _params.Line, name: str) -> Facts:
-    step, where = line.step(name), _encoder.device(line)
-    backbone = _encoder.open_backbone(line)
-    before = _files.read_json(line.evaluation(step.previous))
+def main(line: current_line.Line, name: str) -> Facts:
+    step, where = line.step(name), encoder.device(line)
+    backbone = encoder.open_backbone(line)
+    before = shared_files.read_json(line.evaluation(step.previous))
     merged = checkpoints.load(line.merged(name) / "model.safetensors")
     rows = [*before["rows"]]
     for task in line.tasks_until(name):
-        served, frozen, _ = _files.load_head(line.heads(name) / f"{task}.safetensors")
+        served, frozen, _ = shared_files.load_head(line.heads(name) / f"{task}.safetensors")
         row = {
             "step": name,
             "task": task,
@@ -31,12 +31,12 @@ def main(line: _params.Line, name: str) -> Facts:
         "task": step.task,
         "tasks": line.tasks_until(name),
         "heads": step.head_tune.heads,
-        "aligned": _files.read_json(line.heads(name) / "heads.json").get("unlabelled_images", {}),
+        "aligned": shared_files.read_json(line.heads(name) / "heads.json").get("unlabelled_images", {}),
         **_summary(rows, references),
         "references": references,
         "rows": rows,
     }
-    _files.write_json(line.evaluation(name), result)
+    shared_files.write_json(line.evaluation(name), result)
     say(
         f"evaluate {name}: ACC {result['acc']:.3f}"
         + (f", BWT {result['bwt']:+.3f}" if result["bwt"] is not None else "")
@@ -53,7 +53,7 @@ def main(line: _params.Line, name: str) -> Facts:
 
 
 def _scores(
-    line: _params.Line,
+    line: current_line.Line,
     task: str,
     backbone: backbones.Backbone,
     state: task_vectors.State,
@@ -61,7 +61,7 @@ def _scores(
     where: torch.device,
 ) -> dict:
     loaded, split = line.load(task)
-    found = _encoder.features(backbone, state, loaded.test, split.test, where=where)
+    found = encoder.features(backbone, state, loaded.test, split.test, where=where)
     labels = torch.from_numpy(loaded.test.labels[split.test])
     return {
         **{key: heads.accuracy(head, found, labels) for key, head in served.items()},
@@ -71,12 +71,12 @@ def _scores(
 
 
 def _references(
-    line: _params.Line, step: settings.Step, backbone: backbones.Backbone, where: torch.device
+    line: current_line.Line, step: settings.Step, backbone: backbones.Backbone, where: torch.device
 ) -> dict[str, float]:
     """Accuracies of the base and of the task's own expert, both under the head frozen before fine-tuning."""
-    _, frozen, _ = _files.load_head(line.finetuned(step.task) / "head.safetensors")
+    _, frozen, _ = shared_files.load_head(line.finetuned(step.task) / "head.safetensors")
     states = {
-        "base": _files.load_pretrained(line),
+        "base": shared_files.load_pretrained(line),
         "finetuned": checkpoints.load(line.finetuned(step.task) / "model.safetensors"),
     }
     return {key: _scores(line, step.task, backbone, state, {key: frozen}, where)[key] for key, state in states.items()}

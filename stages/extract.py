@@ -6,13 +6,13 @@ import shutil
 
 from otmf import checkpoints
 from otmf.checkpoints import extraction, low_rank
-from stages import _files, _params
-from stages._run import Facts, say
+from stages.context import current_line, shared_files
+from stages.context.run import Facts, say
 
 HEAD = "head.safetensors"
 
 
-def main(line: _params.Line, name: str) -> Facts:
+def main(line: current_line.Line, name: str) -> Facts:
     pretrained, finetuned = (
         checkpoints.load_deferred(folder / "model.safetensors") for folder in (line.pretrained, line.finetuned(name))
     )
@@ -24,7 +24,7 @@ def main(line: _params.Line, name: str) -> Facts:
         found = extraction.extract(finetuned, pretrained, path, name=f"the expert of {name}")
     shutil.copyfile(line.finetuned(name) / HEAD, line.task_vector(name) / HEAD)
     length, relative = found.norm, found.norm / found.base_norm
-    _files.write_json(
+    shared_files.write_json(
         line.manifest(name), {**split.manifest, "task_vector_norm": length, "task_vector_relative_norm": relative}
     )
     say(f"extract {name}: norm {length:.3f}, {100 * relative:.2f} % of the base's")

@@ -11,13 +11,13 @@ from otmf import backbones, checkpoints, finetuning, formats, heads, settings, t
 from otmf.backbones import task_inputs
 from otmf.checkpoints import low_rank
 from otmf.data import datasets, splits
-from stages import _encoder, _files, _params
-from stages._run import Facts, say
+from stages.context import current_line, encoder, shared_files
+from stages.context.run import Facts, say
 
 
-def main(line: _params.Line, name: str) -> Facts:
-    options, where = line.task(name), _encoder.device(line)
-    backbone, pretrained = _encoder.open_backbone(line), _files.load_pretrained(line)
+def main(line: current_line.Line, name: str) -> Facts:
+    options, where = line.task(name), encoder.device(line)
+    backbone, pretrained = encoder.open_backbone(line), shared_files.load_pretrained(line)
     task, split = line.load(name)
     folder = line.finetuned(name)
     facts = Facts(
@@ -32,12 +32,12 @@ def main(line: _params.Line, name: str) -> Facts:
     else:
         state = _train(name, backbone, pretrained, head, task, split, options.finetune, where, facts)
     checkpoints.save(state, folder / "model.safetensors")
-    _files.save_head(folder / "head.safetensors", head, head, classes=task.classes)
+    shared_files.save_head(folder / "head.safetensors", head, head, classes=task.classes)
     return facts
 
 
 def _frozen_head(
-    line: _params.Line,
+    line: current_line.Line,
     name: str,
     backbone: backbones.Backbone,
     pretrained: task_vectors.State,
@@ -45,10 +45,10 @@ def _frozen_head(
     split: splits.Split,
 ) -> heads.Head:
     options = line.task(name).head
-    base = _files.read_json(line.pretrained / "base.json")
+    base = shared_files.read_json(line.pretrained / "base.json")
     brought = datasets.describe(line.raw(name))["head"]
     if brought:
-        width = _encoder.feature_size(backbone, pretrained)
+        width = encoder.feature_size(backbone, pretrained)
         return _read_head(line.raw(name) / brought, (len(task.classes), width))
     kind = options.kind
     if kind == "auto":
@@ -62,7 +62,7 @@ def _frozen_head(
             "neither; add `head` to the card's checkpoint, or labels"
         )
     chosen = split.labelled if kind == "probe" else few(split.labelled, task.train.labels, options.images_per_class)
-    found = _encoder.features(backbone, pretrained, task.train, chosen, where=_encoder.device(line))
+    found = encoder.features(backbone, pretrained, task.train, chosen, where=encoder.device(line))
     labels = torch.from_numpy(task.train.labels[chosen])
     if kind == "probe":
         return heads.probe(found, labels, classes=len(task.classes), seed=options.seed)
@@ -89,7 +89,7 @@ def _read_head(path: Path, shape: tuple[int, int]) -> heads.Head:
 
 
 def _adopt(
-    line: _params.Line, backbone: backbones.Backbone, name: str, brought: str, pretrained: task_vectors.State
+    line: current_line.Line, backbone: backbones.Backbone, name: str, brought: str, pretrained: task_vectors.State
 ) -> task_vectors.State:
     described = datasets.describe(line.raw(name))
     patterns = {part: described.get(part, ()) for part in ("missing", "ignored")}
@@ -126,7 +126,7 @@ def _train(
         )
 
     state = finetuning.train(
-        _encoder.to(pretrained, where),
+        encoder.to(pretrained, where),
         labels=labels,
         inputs=task_inputs.Prepared(labelled, lambda found: backbone.prepare(found, where)),
         options=options,
@@ -136,4 +136,4 @@ def _train(
         left_out=task_vectors.matching(options.left_out, pretrained, setting="finetune.left_out"),
         logits=lambda current, batch: frozen.logits(backbone.features(current, batch)),
     )
-    return _encoder.to(state, torch.device("cpu"))
+    return encoder.to(state, torch.device("cpu"))

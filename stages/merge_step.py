@@ -11,16 +11,16 @@ from otmf import checkpoints, continual, heads, settings, task_vectors
 from otmf.checkpoints import low_rank
 from otmf.merging import mask_training, masks
 from otmf.settings import merge_methods
-from stages import _encoder, _files, _params
-from stages._run import Facts, say
+from stages.context import current_line, encoder, shared_files
+from stages.context.run import Facts, say
 
 
-def main(line: _params.Line, name: str) -> Facts:
-    step, where = line.step(name), _encoder.device(line)
-    backbone = _encoder.open_backbone(line)
-    pretrained = _encoder.to(_files.load_pretrained(line), where)
-    tau = _encoder.to(low_rank.load_vector(line.task_vector(step.task) / "vector.safetensors", pretrained), where)
-    before = _files.read_json(line.merged(step.previous) / "merged.json")
+def main(line: current_line.Line, name: str) -> Facts:
+    step, where = line.step(name), encoder.device(line)
+    backbone = encoder.open_backbone(line)
+    pretrained = encoder.to(shared_files.load_pretrained(line), where)
+    tau = encoder.to(low_rank.load_vector(line.task_vector(step.task) / "vector.safetensors", pretrained), where)
+    before = shared_files.read_json(line.merged(step.previous) / "merged.json")
     merged, state = _previous(line, step, pretrained, where)
 
     def report(number: int, losses: Mapping[str, float]) -> None:
@@ -35,11 +35,11 @@ def main(line: _params.Line, name: str) -> Facts:
         state=state,
         options=step.merge,
         encoder=continual.Encoder(backbone.features, lambda found: backbone.prepare(found, where)),
-        unlabelled=lambda: _encoder.unlabelled(line, step.task, step.merge),
+        unlabelled=lambda: encoder.unlabelled(line, step.task, step.merge),
         head=_head(line, step.task, where),
         report=report,
     )
-    result = _encoder.to(task_vectors.add(pretrained, done.vector), torch.device("cpu"))
+    result = encoder.to(task_vectors.add(pretrained, done.vector), torch.device("cpu"))
     checkpoints.save(result, line.merged(name) / "model.safetensors")
     checkpoints.save(done.state, line.merged(name) / "state.safetensors")
     position = {
@@ -48,7 +48,7 @@ def main(line: _params.Line, name: str) -> Facts:
         "method": step.merge.method,
         "tasks": [*before["tasks"], step.task],
     }
-    _files.write_json(line.merged(name) / "merged.json", position)
+    shared_files.write_json(line.merged(name) / "merged.json", position)
     learned = done.learned or mask_training.Merged(done.vector)
     tensors = {
         f"{side}.{key}{part}": value
@@ -58,25 +58,25 @@ def main(line: _params.Line, name: str) -> Facts:
     }
     checkpoints.save(tensors, line.masks(name) / "masks.safetensors")
     record = _record(name, step, done, learned, merged, tau)
-    _files.write_json(line.trace(name), record)
+    shared_files.write_json(line.trace(name), record)
     return _facts(line, name, step, record)
 
 
-def _head(line: _params.Line, task: str, where: torch.device) -> heads.Head | None:
+def _head(line: current_line.Line, task: str, where: torch.device) -> heads.Head | None:
     """A task's frozen head, as it lies beside its vector; None beside one that was extracted before heads lay there."""
     path = line.task_vector(task) / "head.safetensors"
     if not path.exists():
         return None
-    return _files.load_head(path)[1].to(where)
+    return shared_files.load_head(path)[1].to(where)
 
 
 def _previous(
-    line: _params.Line, step: settings.Step, pretrained: task_vectors.State, where: torch.device
+    line: current_line.Line, step: settings.Step, pretrained: task_vectors.State, where: torch.device
 ) -> tuple[task_vectors.Vector | None, dict[str, Tensor]]:
     if step.previous == settings.FIRST:
         return None, {}
-    merged = _encoder.to(checkpoints.load(line.merged(step.previous) / "model.safetensors"), where)
-    state = _encoder.to(checkpoints.load(line.merged(step.previous) / "state.safetensors"), where)
+    merged = encoder.to(checkpoints.load(line.merged(step.previous) / "model.safetensors"), where)
+    state = encoder.to(checkpoints.load(line.merged(step.previous) / "state.safetensors"), where)
     return task_vectors.subtract(merged, pretrained), state
 
 
@@ -112,7 +112,7 @@ def _record(
     }
 
 
-def _facts(line: _params.Line, name: str, step: settings.Step, record: dict) -> Facts:
+def _facts(line: current_line.Line, name: str, step: settings.Step, record: dict) -> Facts:
     facts = Facts(
         inputs=[line.pretrained, line.merged(step.previous), line.task_vector(step.task)],
         outputs=[line.merged(name), line.masks(name)],

@@ -11,13 +11,13 @@ from torch.nn import functional
 from otmf import backbones, checkpoints, finetuning, formats, heads, settings, task_vectors
 from otmf.data import datasets
 from otmf.provenance import digests
-from stages import _encoder, _files, _params
-from stages._run import Facts, say
+from stages.context import current_line, encoder, shared_files
+from stages.context.run import Facts, say
 
 
-def main(line: _params.Line) -> Facts:
-    options, where = line.params_checked.pretrained, _encoder.device(line)
-    source = _files.read_json(line.raw("pretrained") / "base.json")
+def main(line: current_line.Line) -> Facts:
+    options, where = line.params_checked.pretrained, encoder.device(line)
+    source = shared_files.read_json(line.raw("pretrained") / "base.json")
     backbone = _backbone(line, source)
     config = backbone.config
     facts = Facts(inputs=[line.raw("pretrained")], outputs=[line.pretrained], parameters=options.model_dump() | config)
@@ -28,19 +28,19 @@ def main(line: _params.Line) -> Facts:
     else:
         state = _train(line, backbone, options, where, facts)
     checkpoints.save(state, line.pretrained / "model.safetensors")
-    _files.write_json(line.pretrained / backbones.CONFIG, config)
+    shared_files.write_json(line.pretrained / backbones.CONFIG, config)
     for name, path in backbone.files.items():
         shutil.copyfile(path, line.pretrained / name)
-    _files.write_json(
+    shared_files.write_json(
         line.pretrained / "base.json", {**source, "sha256": digests.digest(line.pretrained / "model.safetensors")}
     )
-    _files.write_json(line.merged(settings.FIRST) / "merged.json", {"step": settings.FIRST, "tasks": []})
-    _files.write_json(line.heads(settings.FIRST) / "heads.json", {"step": settings.FIRST, "tasks": []})
-    _files.write_json(line.evaluation(settings.FIRST), {"step": settings.FIRST, "tasks": [], "rows": []})
+    shared_files.write_json(line.merged(settings.FIRST) / "merged.json", {"step": settings.FIRST, "tasks": []})
+    shared_files.write_json(line.heads(settings.FIRST) / "heads.json", {"step": settings.FIRST, "tasks": []})
+    shared_files.write_json(line.evaluation(settings.FIRST), {"step": settings.FIRST, "tasks": [], "rows": []})
     return facts
 
 
-def _backbone(line: _params.Line, source: dict) -> backbones.Backbone:
+def _backbone(line: current_line.Line, source: dict) -> backbones.Backbone:
     """That of the base's card, else that of params.yaml."""
     folder = line.raw("pretrained")
     if source.get("backbone"):
@@ -49,7 +49,7 @@ def _backbone(line: _params.Line, source: dict) -> backbones.Backbone:
     return backbones.build(backbones.tagged(config, source["tag"]) if source["source"] == "tag" else config, folder)
 
 
-def _adopt(line: _params.Line, backbone: backbones.Backbone, name: str) -> task_vectors.State:
+def _adopt(line: current_line.Line, backbone: backbones.Backbone, name: str) -> task_vectors.State:
     expected = backbone.canonical(backbone.skeleton.state_dict()) | backbone.optional
     path = line.raw("pretrained") / name
     found = formats.read(path, base=expected, missing=[*backbone.optional], canonical=backbone.canonical).state
@@ -59,12 +59,16 @@ def _adopt(line: _params.Line, backbone: backbones.Backbone, name: str) -> task_
 
 
 def _train(
-    line: _params.Line, backbone: backbones.Backbone, options: settings.Pretrained, where: torch.device, facts: Facts
+    line: current_line.Line,
+    backbone: backbones.Backbone,
+    options: settings.Pretrained,
+    where: torch.device,
+    facts: Facts,
 ) -> task_vectors.State:
     """Cross-entropy over the classes of all parts, through cosine logits against learned class vectors."""
     torch.set_num_threads(options.threads or line.params_checked.threads)
     folder = line.raw("pretrained")
-    source = _files.read_json(folder / "base.json")
+    source = shared_files.read_json(folder / "base.json")
     parts = [datasets.load(folder / name) for name in source["parts"]]
     mirrored = [part.name in source["mirrored"] for part in parts]
     read = np.concatenate([backbone.read(part.train, np.arange(len(part.train))) for part in parts])
@@ -90,7 +94,7 @@ def _train(
         )
 
     trained = finetuning.train(
-        _encoder.to(state, where),
+        encoder.to(state, where),
         logits=logits,
         inputs=backbone.prepare(read, where),
         labels=labels.to(where),
@@ -101,7 +105,7 @@ def _train(
         report=report,
     )
     classifier = trained.pop("classifier").cpu()
-    trained = _encoder.to(trained, torch.device("cpu"))
+    trained = encoder.to(trained, torch.device("cpu"))
     _score(
         parts,
         firsts,
@@ -126,7 +130,7 @@ def _score(
     for part, first in zip(parts, firsts[:-1], strict=True):
         if not len(part.test):
             continue
-        found = _encoder.features(backbone, state, part.test, np.arange(len(part.test)), where=where)
+        found = encoder.features(backbone, state, part.test, np.arange(len(part.test)), where=where)
         labels = torch.from_numpy(part.test.labels + first)
         facts.metrics[f"accuracy/{part.name}"] = heads.accuracy(head, found, labels)
         say(f"pretrained: accuracy on {part.name} {facts.metrics[f'accuracy/{part.name}']:.3f}")

@@ -22,7 +22,7 @@ from otmf.provenance import digests
 from otmf.provenance.model_reference import Reference
 from otmf.runtime import layout
 from otmf.runtime.environment import QUIET, SAFE, of_the_user
-from stages import _loaded
+from stages.serving import version
 
 LINE = "OTMF_LINE"
 AT_ONCE, PATIENCE = 4, 3600.0
@@ -31,7 +31,7 @@ AT_ONCE, PATIENCE = 4, 3600.0
 class Registered:
     """A version of a line's model."""
 
-    def __init__(self, loaded: _loaded.Loaded) -> None:
+    def __init__(self, loaded: version.Loaded) -> None:
         self.loaded = loaded
 
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -78,13 +78,13 @@ def _load_pyfunc(path: str) -> Registered:
     with tempfile.TemporaryDirectory(prefix="otmf-version-") as name:
         root = Path(name)
         fetch(reference, os.environ.get(LINE) or reference.repository, root)
-        notice = _loaded.Notice(
+        notice = version.Notice(
             root=name, version=reference.version, step=reference.step,
             sha256=reference.files[reference.encoder],
             files=reference.files,
             record=reference.record, record_sha256=reference.record_sha256,
         )  # fmt: skip
-        return Registered(_loaded.load(notice))
+        return Registered(version.load(notice))
 
 
 def fetch(reference: Reference, repository: str, root: Path) -> None:

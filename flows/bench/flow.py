@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect_dask import DaskTaskRunner
 
-from flows.bench import plan as runs
+from flows.bench import one_run
 from flows.bench import rows as bench_rows
 from flows.programs.failures import WorkspaceError
 from flows.services import run_logs
@@ -22,7 +22,7 @@ from otmf.runtime import errors
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
 def one(root: str, asked: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """The rows of one run, from a process of its own."""
-    return runs.one(Path(root), asked)
+    return one_run.rows(Path(root), asked)
 
 
 logging.getLogger("distributed").setLevel(logging.WARNING)  # its comings and goings are not the user's

@@ -47,7 +47,6 @@ def compare(
     """
     from flows.line import workspace
     from flows.programs import warm
-    from flows.studies import compare as comparison
 
     with clear_failures(), warm.interpreter():
         found = workspace.open_line(line)
@@ -86,15 +85,16 @@ def bench(
     ] = None,
 ) -> None:
     """Compare merge methods as a file says: rows in parquet, tables in Markdown and HTML; an earlier run there goes on."""
-    from flows.bench import plan as comparison
+    from flows.bench import plan as planning
+    from flows.bench import run as running
 
     with clear_failures("the line is as it was, rows of runs that ended are kept; the same command goes on"):
-        found = comparison.plan(config, results, line)
+        found = planning.plan(config, results, line)
         if plan:
-            out.print(comparison.table(found, workers))
-            out.print(comparison.summary(found, workers))
+            out.print(planning.table(found, workers))
+            out.print(planning.summary(found, workers))
             return
-        folder = comparison.run(found, workers=workers, cluster=cluster)
+        folder = running.run(found, workers=workers, cluster=cluster)
         out.print((folder / "tables.md").read_text(encoding="utf-8"))
         out.print(f"Rows and tables: {folder}")
 

@@ -23,7 +23,7 @@ from otmf.runtime.environment import NOWHERE
 Outcome = Literal["ran", "restored", "unchanged"]
 _RUNNING = re.compile(r"^Running stage '(.+)':$")
 _RESTORED = re.compile(r"^Stage '(.+)' is cached - skipping run")
-_DVC = (sys.executable, "-m", "stages._dvc")
+_DVC = (sys.executable, "-m", "stages.warm.dvc")
 # DVC reads git's settings with a library of its own, which takes the user's ignore file from where XDG says.
 _OURS = {**SETTINGS, "XDG_CONFIG_HOME": NOWHERE}
 _SETTINGS = {

@@ -185,7 +185,7 @@ def _typed(arguments: Sequence[str]) -> str:
     words = [str(one) for one in arguments]
     if words[:2] == [sys.executable, "-m"]:
         words = words[2:]
-    words[:1] = {"stages._dvc": ["dvc"], "stages": ["python", "-m", "stages"]}.get(words[0], [Path(words[0]).name])
+    words[:1] = {"stages.warm.dvc": ["dvc"], "stages": ["python", "-m", "stages"]}.get(words[0], [Path(words[0]).name])
     while words[1:2] == ["-c"]:
         del words[1:3]
     return " ".join(words[:4])

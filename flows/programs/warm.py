@@ -26,7 +26,7 @@ def interpreter() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="otmf-") as folder:
         path = str(Path(folder) / "warm")
         server = subprocess.Popen(
-            [sys.executable, "-m", "stages._warm", path],
+            [sys.executable, "-m", "stages.warm.interpreter", path],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -45,7 +45,7 @@ def preload() -> None:
     """Imports the libraries of every kind of encoder, as far as they are installed: they take seconds, once per process."""
     for kind in ("vision", "text"):
         with contextlib.suppress(Exception):  # whoever needs it will say what is wrong with it
-            importlib.import_module(f"{__name__}.{kind}")
+            importlib.import_module(f"{__package__}.{kind}")
 
 
 def opened(folder: Path) -> Backbone:

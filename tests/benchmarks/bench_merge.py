@@ -21,7 +21,7 @@ from otmf import backbones, continual, settings, task_vectors
 from otmf.merging import mask_training
 from otmf.objectives import losses
 from otmf.settings import presets
-from stages import _run
+from stages.context import run
 from tests.benchmarks import machine
 
 TINY = Path(__file__).resolve().parents[2] / "data/backbones/vit_tiny_32.json"
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--preset", nargs="+", default=["paper", "default"], choices=list(presets.PRESETS))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    with _run.imports_frozen():
+    with run.imports_frozen():
         rows = [
             row(given.encoder, preset, batch, given.steps, given.repeat)
             for batch in given.batch

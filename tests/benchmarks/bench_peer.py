@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from flows.bench import plan
 from otmf import task_vectors
 from otmf.checkpoints import low_rank
-from stages import _encoder, _files, _params
+from stages.context import current_line, encoder, shared_files
 from tests.benchmarks import machine, peer
 
 CLOCK = time.perf_counter
@@ -38,12 +38,12 @@ def main() -> None:
     planned = plan.plan(options.config, None)
     command = f"python -m tests.benchmarks.bench_peer {options.config.name} --repeat {options.repeat}"
     print(machine.heading("Merge methods beside FusionBench's", command))
-    print(machine.table(COLUMNS, rows(_params.read(planned.line.root), planned.runs[0].tasks, options.repeat)))
+    print(machine.table(COLUMNS, rows(current_line.read(planned.line.root), planned.runs[0].tasks, options.repeat)))
 
 
-def rows(line: _params.Line, tasks: Sequence[str], repeat: int) -> list[tuple[str, str, str, str, str]]:
+def rows(line: current_line.Line, tasks: Sequence[str], repeat: int) -> list[tuple[str, str, str, str, str]]:
     """A row of `COLUMNS` for each method that both have."""
-    pretrained = task_vectors.floats(_encoder.to(_files.load_pretrained(line), torch.device("cpu")))
+    pretrained = task_vectors.floats(encoder.to(shared_files.load_pretrained(line), torch.device("cpu")))
     vectors = [low_rank.load_vector(line.task_vector(task) / "vector.safetensors", pretrained) for task in tasks]
     table = []
     for name, pair in peer.pairs().items():

@@ -119,7 +119,7 @@ class Site:
 def _is(kind: str, words: list[str]) -> bool:
     if kind == "engine":
         return "prefect.engine" in words
-    return words[1:3] == ["-m", "stages" if kind == "stage" else "stages._dvc"]
+    return words[1:3] == ["-m", "stages" if kind == "stage" else "stages.warm.dvc"]
 
 
 @contextlib.contextmanager

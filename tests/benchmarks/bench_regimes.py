@@ -24,7 +24,10 @@ from torch import Tensor
 from otmf import finetuning, heads, settings, task_vectors
 from otmf.data import datasets
 from otmf.evaluation import metrics
-from stages import _bench, _encoder, _files, _params, _run, finetune
+from stages import finetune
+from stages.bench import line_bench
+from stages.context import current_line, run, shared_files
+from stages.context import encoder as _encoder
 from tests.benchmarks import machine
 
 EVERY = 5
@@ -37,14 +40,14 @@ JOBS = {
 }
 
 
-class Regime(_bench.Bench):
+class Regime(line_bench.Bench):
     """The bench of a line whose heads and experts are made anew, in memory, and scored on labelled train images set aside."""
 
-    def __init__(self, line: _params.Line, head: settings.Head, training: dict, *, experts: bool) -> None:
+    def __init__(self, line: current_line.Line, head: settings.Head, training: dict, *, experts: bool) -> None:
         self.line, self.tasks = line, list(line.params_checked.tasks)
         self.where, self.unlabelled, self.kept = torch.device("cpu"), {}, None
         self.options = head, training
-        self.pretrained = _files.load_pretrained(line)
+        self.pretrained = shared_files.load_pretrained(line)
         self.heads = {task: self._head(task) for task in self.tasks}
         self.held = {task: self._expert(task) for task in self.tasks} if experts else {}
         self.tests = {task: self._inputs_and_labels(task, aside=True) for task in self.tasks}
@@ -55,7 +58,7 @@ class Regime(_bench.Bench):
 
     @cached_property
     def encoder(self):
-        return _bench.continual.Encoder(self.backbone.features, self.backbone.prepare)
+        return line_bench.continual.Encoder(self.backbone.features, self.backbone.prepare)
 
     def _positions(self, name: str, *, aside: bool) -> tuple[datasets.Task, np.ndarray]:
         task, split = self.line.load(name)
@@ -98,11 +101,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     os.chdir(given.line)
-    line = _params.read(Path.cwd())
+    line = current_line.read(Path.cwd())
     columns = ["regime", "base"]
     if not given.base_only:
         columns += ["fine-tuned", *(f"{name}, {kind.heads}" for name, (_, _, kinds) in JOBS.items() for kind in kinds)]
-    with _run.imports_frozen():
+    with run.imports_frozen():
         rows = [row(line, regime, base_only=given.base_only) for regime in given.regime]
     print(machine.heading("Regimes of fine-tuning and heads, scored on labelled train images set aside",
                           "python -m tests.benchmarks.bench_regimes LINE REGIME ..."))  # fmt: skip
@@ -110,7 +113,7 @@ def main() -> None:
     print("Accuracy in per cent; for the methods mean and, in brackets, each of three orders.")
 
 
-def row(line: _params.Line, regime: dict, *, base_only: bool) -> list[object]:
+def row(line: current_line.Line, regime: dict, *, base_only: bool) -> list[object]:
     head = settings.section(settings.Head, regime.get("head", {}))
     bench = Regime(line, head, regime.get("finetune", {}), experts=not base_only)
     base = mean(bench.accuracy(bench.pretrained, task, bench.heads[task]) for task in bench.tasks)

@@ -64,10 +64,11 @@ def direct(line: layout.Layout, content: bytes, seconds: float) -> list[float]:
     """Seconds of each image by decoding, encoder and head, one after the other, in this process."""
     import torch
 
-    from stages import _loaded, _params
+    from stages.context import current_line
+    from stages.serving import version as _loaded
 
     torch.set_num_threads(machine.cores())
-    found = _params.read(line.root)
+    found = current_line.read(line.root)
     step = found.order[-1]
     from otmf.provenance import digests
 

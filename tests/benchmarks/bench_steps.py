@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from otmf.evaluation import protocol
-from stages import _params
+from stages.context import current_line
 from tests.benchmarks import machine
 
 MEASURES = ("processor s", "clock s", "peak MiB", "above MiB")
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=[])
     given = parser.parse_args()
-    line = _params.read(given.line)
-    runs = protocol.runs(protocol.check(_params.load_yaml(given.study)), [line.step(name).task for name in line.order])
+    line = current_line.read(given.line)
+    runs = protocol.runs(
+        protocol.check(current_line.load_yaml(given.study)), [line.step(name).task for name in line.order]
+    )
     wanted = [run for run in runs if not run.part and not run.joint and (not given.rows or run.method in given.rows)]
     orders = list(dict.fromkeys(run.order for run in wanted))[: given.orders]
     wanted = [run for run in wanted if run.order in orders]

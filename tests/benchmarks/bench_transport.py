@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from otmf.objectives import losses, transport
-from stages import _cost
+from stages.bench import cost as _cost
 from tests.benchmarks import machine
 
 BATCH = 64

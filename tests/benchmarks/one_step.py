@@ -12,20 +12,21 @@ import torch
 
 from otmf import checkpoints, continual, settings
 from otmf.checkpoints import low_rank
-from stages import _cost, _encoder, _files, _params
+from stages.bench import cost as _cost
+from stages.context import current_line, encoder, shared_files
 
 
 def main(asked: dict[str, Any]) -> dict[str, float | None]:
     """Merges a task into what the last step left in the folder, and leaves the same for the next one."""
     torch.set_num_threads(1)
-    line, task, folder = _params.read(Path(asked["line"])), asked["task"], Path(asked["folder"])
+    line, task, folder = current_line.read(Path(asked["line"])), asked["task"], Path(asked["folder"])
     options = settings.merge("default", asked["merge"])
-    backbone, pretrained = _encoder.open_backbone(line), _files.load_pretrained(line)
+    backbone, pretrained = encoder.open_backbone(line), shared_files.load_pretrained(line)
     tau = low_rank.load_vector(line.task_vector(task) / "vector.safetensors", pretrained)
     merged, state = None, {}
     if asked["step"] > 1:
         merged, state = checkpoints.load(folder / "merged.safetensors"), checkpoints.load(folder / "state.safetensors")
-    head = _files.load_head(line.task_vector(task) / "head.safetensors")[1]
+    head = shared_files.load_head(line.task_vector(task) / "head.safetensors")[1]
     processor = time.process_time()
     with _cost.measured(torch.device("cpu")) as cost:
         done = continual.advance(
@@ -36,7 +37,7 @@ def main(asked: dict[str, Any]) -> dict[str, float | None]:
             state=state,
             options=options,
             encoder=continual.Encoder(backbone.features, backbone.prepare),
-            unlabelled=lambda: _encoder.unlabelled(line, task, options),
+            unlabelled=lambda: encoder.unlabelled(line, task, options),
             head=head,
         )
     processor = time.process_time() - processor

@@ -78,11 +78,11 @@ def test_rows_are_those_of_the_chain(done, config, onboarded) -> None:
     path = config.with_name("same.yaml")
     makers.write_yaml(path, {"line": os.path.relpath(onboarded[0], path.parent), "orders": [["first", "second"]],
                              "data": {"new": 300, "old": 300}, "methods": {"same": {"preset": "default", "steps": 6, "batch_size": 4}}})  # fmt: skip
-    from flows.bench import plan
+    from flows.bench import one_run, plan, run
 
     planned = plan.plan(path, None)
-    asked = plan._asked(planned, planned.runs[0])
-    rows = plan.one(planned.line.root, asked)
+    asked = run._asked(planned, planned.runs[0])
+    rows = one_run.rows(planned.line.root, asked)
     found = {row["task"]: row["accuracy"] for row in rows if row["step"] == 2}
     frozen = {row["task"]: row["accuracy_frozen"] for row in merged["rows"] if row["step"] == "s02"}
     assert found == frozen

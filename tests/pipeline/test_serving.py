@@ -166,10 +166,10 @@ def test_onnx_file_gives_the_same_features(root, exported) -> None:
     import torch
 
     from otmf import checkpoints
-    from stages import _encoder, _params
+    from stages.context import current_line, encoder
 
-    line = _params.read(root)
-    backbone, state = _encoder.open_backbone(line), checkpoints.load(line.merged("s02") / "model.safetensors")
+    line = current_line.read(root)
+    backbone, state = encoder.open_backbone(line), checkpoints.load(line.merged("s02") / "model.safetensors")
     session = onnxruntime.InferenceSession(str(exported / "encoder.onnx"))
     for count in (1, 5):
         inputs = backbone.prepare(makers.pictures(count, seed=3)[0])

@@ -13,7 +13,8 @@ from otmf import checkpoints
 from otmf.checkpoints import low_rank
 from otmf.data import cards, gathering
 from otmf.runtime import layout
-from stages import _params, extract, finetune, merge_step, pretrained
+from stages import extract, finetune, merge_step, pretrained
+from stages.context import current_line
 from tests import makers
 
 KEY = "transformer.resblocks.0.mlp.c_fc"
@@ -24,7 +25,7 @@ def line(tmp_path) -> layout.Layout:
     """A line with a base, and one task whose card brings an adapter."""
     root = makers.line(tmp_path / "line")
     line = layout.Layout(root)
-    pretrained.main(_params.read(root))
+    pretrained.main(current_line.read(root))
     weight = checkpoints.load(line.pretrained / "model.safetensors")[f"{KEY}.weight"]
     torch.manual_seed(0)
     factors = {"A": 0.1 * torch.randn(2, weight.shape[1]), "B": 0.1 * torch.randn(weight.shape[0], 2)}
@@ -42,7 +43,7 @@ def line(tmp_path) -> layout.Layout:
 
 
 def test_its_task_vector_stays_factors_and_merges_whole(line) -> None:
-    full = _params.read(line.root)
+    full = current_line.read(line.root)
     finetune.main(full, "adapted")
     facts = extract.main(full, "adapted")
     path = line.task_vector("adapted") / "vector.safetensors"

@@ -8,7 +8,8 @@ from flows.line import workspace
 from otmf import checkpoints
 from otmf.data import gathering
 from otmf.runtime import layout
-from stages import _params, extract, finetune, pretrained
+from stages import extract, finetune, pretrained
+from stages.context import current_line
 from tests import makers
 
 
@@ -23,11 +24,11 @@ def line(tmp_path_factory) -> layout.Layout:
     return line
 
 
-def fine_tuned_with(line: layout.Layout, **values: object) -> _params.Line:
+def fine_tuned_with(line: layout.Layout, **values: object) -> current_line.Line:
     document = workspace.read_params(line)
     document["tasks"] = {"first": {"finetune": {"epochs": 1, "batch_size": 8, **values}}}
     workspace.write_params(line, document)
-    return _params.read(line.root)
+    return current_line.read(line.root)
 
 
 def test_what_is_left_out_is_the_base_s_and_has_no_part_in_a_merge(line) -> None:

@@ -20,7 +20,8 @@ from otmf import checkpoints, settings
 from otmf.data import gathering
 from otmf.runtime import layout
 from otmf.settings import presets
-from stages import _params, evaluate, extract, finetune, merge_step, pretrained
+from stages import evaluate, extract, finetune, merge_step, pretrained
+from stages.context import current_line
 from tests import makers
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -35,7 +36,7 @@ VERSIONS = {
 }
 
 
-def through_all_stages(folder: Path, head_tune: dict[str, object]) -> _params.Line:
+def through_all_stages(folder: Path, head_tune: dict[str, object]) -> current_line.Line:
     """A line of two tasks, both through all stages in this process."""
     root = makers.line(folder / "line")
     line = layout.Layout(root)
@@ -51,7 +52,7 @@ def through_all_stages(folder: Path, head_tune: dict[str, object]) -> _params.Li
             "head_tune": head_tune,
         }  # fmt: skip
     workspace.write_params(line, document)
-    full = _params.read(root)
+    full = current_line.read(root)
     torch.set_num_threads(1)
     pretrained.main(full)
     for task in full.params_checked.tasks:

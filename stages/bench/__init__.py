@@ -1,0 +1,1 @@
+"""Comparisons of merge methods on the experts of a line."""

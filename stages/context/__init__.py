@@ -1,0 +1,1 @@
+"""What every stage has around it: its line, its encoder, its files, its run."""

@@ -1,0 +1,1 @@
+"""What single commands have done by a process with torch."""

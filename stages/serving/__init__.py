@@ -1,0 +1,1 @@
+"""`otmf serve`: predictions over HTTP."""

@@ -1,0 +1,1 @@
+"""A warm interpreter that forks itself for DVC and for stages."""
