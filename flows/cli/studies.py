@@ -47,6 +47,7 @@ def compare(
     """
     from flows.line import workspace
     from flows.programs import warm
+    from flows.studies import compare as comparison
 
     with clear_failures(), warm.interpreter():
         found = workspace.open_line(line)

@@ -17,8 +17,8 @@ from flows.programs import git
 from flows.programs.release import release
 from flows.services import tracking
 from flows.versions import accepted_models, keyring
-from otmf.provenance import digests as lineage
 from otmf.provenance import ledger, machine, statements
+from otmf.provenance.digests import digest
 from otmf.runtime import layout
 
 MODEL = "model.safetensors"
@@ -176,7 +176,7 @@ def require_outputs(root: Path, refused: statements.Statement) -> None:
     for stage in refused.predicate.buildDefinition.otmf_stages.values():
         for path, output in stage.outputs.items():
             try:
-                received = lineage.digest(root / path)
+                received = digest(root / path)
             except FileNotFoundError:
                 received = "nothing"
             if received != output.sha256:
@@ -201,7 +201,7 @@ class _Digests(dict):
         self.root = root
 
     def __missing__(self, path: str) -> str:
-        self[path] = found = lineage.digest(self.root / path)
+        self[path] = found = digest(self.root / path)
         return found
 
 

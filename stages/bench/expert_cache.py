@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from otmf import checkpoints
-from stages.bench import cost
+from stages.bench import measurement
 
 Compute = Callable[[], dict[str, Tensor]]
 
@@ -43,21 +43,21 @@ class Kept:
             how: whatever else it depends on.
         """
         where = next(iter(of.values())).device
-        begun = cost.clock(where)
+        begun = measurement.clock(where)
         path = self.folder / f"{_digest(of, inputs, how)}.safetensors"
         read = _read(path)
         if read is not None:
             tensors, took, above = read
             found = {key: value.to(where) for key, value in tensors.items()}
-            if (held := cost.held(where)) is not None:
+            if (held := measurement.held(where)) is not None:
                 self.peak = max(self.peak, held + above)
         else:
-            held, computing = cost.held(where), cost.clock(where)
+            held, computing = measurement.held(where), measurement.clock(where)
             found = compute()
-            took, peak = cost.clock(where) - computing, cost.peak(where)
+            took, peak = measurement.clock(where) - computing, measurement.peak(where)
             above = 0.0 if held is None or peak is None else max(peak - held, 0.0)
             self._keep({key: value.cpu() for key, value in found.items()}, path, took, above)
-        self.saved += took - (cost.clock(where) - begun)
+        self.saved += took - (measurement.clock(where) - begun)
         return found
 
     def _keep(self, found: Mapping[str, Tensor], path: Path, took: float, above: float) -> None:

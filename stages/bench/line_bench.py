@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from otmf import continual, heads, methods, settings, task_vectors
-from otmf.backbones import task_inputs as rows
+from otmf.backbones import task_inputs
 from otmf.checkpoints import low_rank
 from otmf.continual import alignment, memory
 from otmf.data import datasets
 from otmf.merging import masks
-from stages.bench import cost as _cost
-from stages.bench import expert_cache
+from stages.bench import expert_cache, measurement
 from stages.context import current_line, encoder, shared_files
 
 
@@ -94,7 +93,7 @@ class Bench:
         scores = [_Scores(tuned, dict(self.heads)) for tuned in head_tune]
         for count, task in enumerate(order, start=1):
             tau = self.vector(task)
-            with _cost.measured(self.where) as cost:
+            with measurement.measured(self.where) as cost:
                 done = continual.advance(self.pretrained, merged, tau, count=count, state=state, options=options,
                                          encoder=self.encoder, unlabelled=lambda task=task: self._once(encoder.unlabelled, task, options),
                                          head=self.heads[task].to(self.where), targets=self._taught(tau), recall=self._recalled(task, tau, options))  # fmt: skip
@@ -111,7 +110,7 @@ class Bench:
         vectors = [self.vector(task) for task in self.tasks]
         for task, found in zip(self.tasks, vectors, strict=True):
             task_vectors.check(found, self.pretrained, what=f"a task vector of {task}")
-        with _cost.measured(self.where) as cost:
+        with measurement.measured(self.where) as cost:
             merged = method.joint(vectors, options)
         task_vectors.check(merged, self.pretrained, what=f"a merged vector of {options.method}")
         facts = {
@@ -226,7 +225,7 @@ class Bench:
 
         return recalled
 
-    def _count_kept(self, cost: _cost.Cost) -> None:
+    def _count_kept(self, cost: measurement.Cost) -> None:
         """What a step would have cost without what was kept."""
         if self.kept is not None:
             cost.seconds += self.kept.saved
@@ -238,7 +237,7 @@ class Bench:
             low_rank.load_vector(self.line.task_vector(task) / "vector.safetensors", self.pretrained), self.where
         )
 
-    def _scored(self, task: str, held_out: int | None, seed: int) -> tuple[rows.Rows, Tensor]:
+    def _scored(self, task: str, held_out: int | None, seed: int) -> tuple[task_inputs.Rows, Tensor]:
         loaded, split = self.line.load(task)
         if held_out is None:
             source, positions = loaded.test, split.test
@@ -250,7 +249,7 @@ class Bench:
                     "none; score the test inputs, or raise split.unlabelled"
                 )
         positions = positions[self._by_length(source, positions)]
-        found = rows.Rows(self.backbone, source, positions, largest=HELD // len(self.tasks))
+        found = task_inputs.Rows(self.backbone, source, positions, largest=HELD // len(self.tasks))
         return found, torch.from_numpy(source.labels[positions])
 
     def _by_length(self, source: datasets.DataSet, positions: np.ndarray) -> np.ndarray:
@@ -271,11 +270,11 @@ class Bench:
         return self.unlabelled[wanted]
 
 
-def _facts(done: continual.Step, cost: _cost.Cost) -> dict[str, Any]:
+def _facts(done: continual.Step, cost: measurement.Cost) -> dict[str, Any]:
     held = sum(value.numel() * value.element_size() for value in done.state.values())
     learned = done.learned.masks if done.learned and done.learned.trace else {}  # at one where no step was taken
     whole = sum(value.numel() for value in done.vector.values())
     share = sum(masks.count(found) for found in learned.values()) / whole if learned else None
     return {"sees": done.saw["declared"], "old_inputs": done.saw["pre_images"], "new_inputs": done.saw["post_images"],
-            "dissimilarity": done.dissimilarity, "state_mib": held / _cost.MIB, "mask_share": share,
+            "dissimilarity": done.dissimilarity, "state_mib": held / measurement.MIB, "mask_share": share,
             **vars(cost)}  # fmt: skip

@@ -39,7 +39,7 @@ from flows.services import prefect_server
 from flows.unattended import inbox
 from flows.versions import history
 from otmf import settings
-from otmf.provenance import digests as lineage
+from otmf.provenance.digests import digest
 from otmf.runtime import layout
 from tests import makers
 from tests.benchmarks import machine
@@ -225,7 +225,7 @@ def _until(condition, seconds: float) -> bool:
 def digests(line: layout.Layout) -> dict[str, str]:
     """Step -> sha256 of its model and heads together."""
     order = settings.chain(workspace.params(line).steps)
-    return {step: lineage.digest(line.merged(step)) + lineage.digest(line.heads(step)) for step in order}
+    return {step: digest(line.merged(step)) + digest(line.heads(step)) for step in order}
 
 
 def lenient(folder: Path) -> layout.Layout:

@@ -27,7 +27,7 @@ from otmf.evaluation import metrics
 from stages import finetune
 from stages.bench import line_bench
 from stages.context import current_line, run, shared_files
-from stages.context import encoder as _encoder
+from stages.context import encoder as stage_encoder
 from tests.benchmarks import machine
 
 EVERY = 5
@@ -54,7 +54,7 @@ class Regime(line_bench.Bench):
 
     @cached_property
     def backbone(self):
-        return _encoder.open_backbone(self.line)
+        return stage_encoder.open_backbone(self.line)
 
     @cached_property
     def encoder(self):

@@ -65,16 +65,16 @@ def direct(line: layout.Layout, content: bytes, seconds: float) -> list[float]:
     import torch
 
     from stages.context import current_line
-    from stages.serving import version as _loaded
+    from stages.serving import version as served_version
 
     torch.set_num_threads(machine.cores())
     found = current_line.read(line.root)
     step = found.order[-1]
     from otmf.provenance import digests
 
-    notice = _loaded.Notice(root=str(line.root), version=2, step=step, record="", record_sha256="",
+    notice = served_version.Notice(root=str(line.root), version=2, step=step, record="", record_sha256="",
                             sha256=digests.digest(line.merged(step) / "model.safetensors"), files={})  # fmt: skip
-    loaded, taken, end = _loaded.load(notice), [], time.monotonic() + seconds
+    loaded, taken, end = served_version.load(notice), [], time.monotonic() + seconds
     while time.monotonic() < end:
         begun = time.perf_counter()
         loaded.predict("task_1", loaded.backbone.decode([content]))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from otmf.objectives import losses, transport
-from stages.bench import cost as _cost
+from stages.bench import measurement
 from tests.benchmarks import machine
 
 BATCH = 64
@@ -62,7 +62,7 @@ def row(name: str, points: int, dimension: int, repeat: int) -> list[object]:
     costs, values, added = [], [], []
     for seed in range(repeat + 1):
         x, y = clouds(points, dimension, seed)
-        with _cost.measured(x.device) as cost:
+        with measurement.measured(x.device) as cost:
             value = distance(x, y)
             value.backward()
         added.append(cost.added_mib)

@@ -12,7 +12,7 @@ import torch
 
 from otmf import checkpoints, continual, settings
 from otmf.checkpoints import low_rank
-from stages.bench import cost as _cost
+from stages.bench import measurement
 from stages.context import current_line, encoder, shared_files
 
 
@@ -28,7 +28,7 @@ def main(asked: dict[str, Any]) -> dict[str, float | None]:
         merged, state = checkpoints.load(folder / "merged.safetensors"), checkpoints.load(folder / "state.safetensors")
     head = shared_files.load_head(line.task_vector(task) / "head.safetensors")[1]
     processor = time.process_time()
-    with _cost.measured(torch.device("cpu")) as cost:
+    with measurement.measured(torch.device("cpu")) as cost:
         done = continual.advance(
             pretrained,
             merged,

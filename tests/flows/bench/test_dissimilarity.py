@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from flows.bench import dissimilarity as bench_damage
-from flows.bench import tables
+from flows.bench import dissimilarity, tables
 from tests.flows.bench import test_tables
 
 FINETUNED = {"a": 0.9, "b": 0.9, "c": 0.9}
@@ -31,14 +30,14 @@ def all_pairs(method: str = "m") -> list[dict]:
 
 
 def test_damage_and_shortfall_are_those_of_the_matrices() -> None:
-    found = bench_damage.merges(pd.DataFrame(pair("a", "b", dissimilarity=0.4, damage=0.2)), FINETUNED)
+    found = dissimilarity.merges(pd.DataFrame(pair("a", "b", dissimilarity=0.4, damage=0.2)), FINETUNED)
     assert found.to_dict("records") == [
         {"order": "a+b", "seed": 0, "step": 2, "task": "b", "dissimilarity": 0.4, "damage": pytest.approx(0.2), "shortfall": pytest.approx(0.1)}
     ]  # fmt: skip
 
 
 def test_what_rises_with_dissimilarity_has_rank_correlation_one() -> None:
-    found = bench_damage.foretold(bench_damage.merges(pd.DataFrame(all_pairs()), FINETUNED))
+    found = dissimilarity.foretold(dissimilarity.merges(pd.DataFrame(all_pairs()), FINETUNED))
     assert found["merges"] == 6
     assert found["damage"] == pytest.approx((1.0, 0.0), abs=1e-6)
     assert found["shortfall"] is None  # all the same: there is nothing to rank
@@ -53,12 +52,12 @@ def test_what_rises_with_dissimilarity_has_rank_correlation_one() -> None:
     ],
 )
 def test_merges_of_which_it_is_not_known_are_left_out(rows) -> None:
-    assert bench_damage.merges(pd.DataFrame(rows), FINETUNED).empty
+    assert dissimilarity.merges(pd.DataFrame(rows), FINETUNED).empty
 
 
 def test_few_merges_have_no_correlation() -> None:
-    found = bench_damage.merges(pd.DataFrame(pair("a", "b", dissimilarity=0.4, damage=0.2)), FINETUNED)
-    assert bench_damage.foretold(found) is None
+    found = dissimilarity.merges(pd.DataFrame(pair("a", "b", dissimilarity=0.4, damage=0.2)), FINETUNED)
+    assert dissimilarity.foretold(found) is None
 
 
 def test_pages_have_pairs_from_alike_to_unlike(tmp_path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from otmf import checkpoints
-from stages.bench import cost as _cost
-from stages.bench import expert_cache
+from stages.bench import expert_cache, measurement
 
 EXPERT, INPUTS = {"weight": torch.ones(2, 3)}, np.arange(6).reshape(2, 3)
 
@@ -66,7 +65,7 @@ def test_memory_that_computing_would_have_taken_counts_where_it_was_read(tmp_pat
     costs, cpu = [], torch.device("cpu")
     for _ in range(2):
         kept = expert_cache.Kept(tmp_path)
-        with _cost.measured(cpu) as cost:
+        with measurement.measured(cpu) as cost:
             kept.recall(EXPERT, INPUTS, "large", large)
         cost.reached(kept.peak)
         costs.append(cost.added_mib)

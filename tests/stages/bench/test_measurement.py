@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from stages.bench import cost as _cost
+from stages.bench import measurement
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -18,7 +18,7 @@ def blocks(mib: int) -> list[bytearray]:
 
 
 def test_seconds_are_those_of_what_is_done_inside() -> None:
-    with _cost.measured(CPU) as cost:
+    with measurement.measured(CPU) as cost:
         time.sleep(0.05)
     assert 0.05 <= cost.seconds < 1
 
@@ -28,7 +28,7 @@ def test_memory_that_was_freed_before_counts_where_it_is_used_again() -> None:
     freed = blocks(64)
     pin = blocks(1)  # above it, so that the heap does not shrink by itself
     del freed
-    with _cost.measured(CPU) as cost:
+    with measurement.measured(CPU) as cost:
         used = blocks(32)
         del used
     del pin
