@@ -23,7 +23,7 @@ demo: .venv/.ready
 test: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: .venv/.ready
 	.venv/bin/ruff check --fix .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -43,3 +44,16 @@ def test_sections_of_the_evidence_on_methods_are_listed_before_them() -> None:
     assert [place for _, place in listed] == [
         re.sub(r"[^a-z0-9 -]", "", name.lower()).replace(" ", "-") for name in sections
     ]
+
+
+def test_map_has_each_package_with_its_first_sentence() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `([a-z_/]+)` \| (.+) \|$", page, re.MULTILINE))
+    packages = {path.parent for folder in ("otmf", "stages", "flows") for path in (ROOT / folder).glob("*/__init__.py")}
+    told = {
+        path.relative_to(ROOT).as_posix(): ast.get_docstring(
+            ast.parse((path / "__init__.py").read_text(encoding="utf-8"))
+        )
+        for path in packages
+    }
+    assert {name: sentence for name, sentence in shown.items() if name != "flows/pages"} == told

@@ -1,4 +1,4 @@
-"""The `otmf` command."""
+"""The `otmf` command: init, onboard, retrain, retire, promote, rollback, status, import, predict."""
 
 from __future__ import annotations
 

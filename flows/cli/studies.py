@@ -1,4 +1,4 @@
-"""The commands of `otmf` that show and compare: pages, methods, a published protocol, the demonstration."""
+"""Commands that show and compare: report, compare, methods, bench, reproduce, demo."""
 
 from __future__ import annotations
 

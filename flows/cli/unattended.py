@@ -1,4 +1,4 @@
-"""The commands of `otmf` for work that nobody watches: handing in, registering, workers."""
+"""Commands for tasks that arrive without a person: submit, withdraw, deploy, worker."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Other programs: how they are started, and what their failures say."""
+"""Other programs (git, children, the warm interpreter): how they are started, what their failures say."""

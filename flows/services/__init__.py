@@ -1,1 +1,1 @@
-"""The servers beside a line: Prefect, MLflow, and the agents that work for it."""
+"""The servers beside a line (Prefect, MLflow), agents that work for it, and what killed runs leave."""

@@ -1,1 +1,1 @@
-"""Tasks that arrive without a person: the inbox, the flow that takes them, deployments."""
+"""Tasks that arrive without a person: the inbox, the flow that takes them, deployments and schedules."""

@@ -1,4 +1,4 @@
-"""A line on a Prefect server: work pools, the deployments of prefect.yaml, automations. Done again, it changes nothing."""
+"""A line on a Prefect server: work pools, deployments with their schedules (sweeps, retraining), automations. Done again, it changes nothing."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a task owner submits: cards, inputs, labels, splits."""
+"""What a task owner submits: cards, images or texts, labels, splits."""

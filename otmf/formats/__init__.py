@@ -1,4 +1,4 @@
-"""Fine-tuned encoders in the forms that people have them."""
+"""Fine-tuned encoders in the forms that people have them: Hugging Face, LoRA adapters, shards, pickles."""
 
 from otmf.formats.reading import Found, named, read
 

@@ -1,1 +1,1 @@
-"""What merges are made of: masks, fusion, curvature, the inputs of linear maps."""
+"""What merges are made of: masks and their training, fusion, curvature, inputs of linear maps."""

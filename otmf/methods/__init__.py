@@ -1,4 +1,4 @@
-"""The methods table: a name in params.yaml -> the code that merges, what it may see, and the paper it comes from."""
+"""The table of merge methods: a name in params.yaml -> the code that merges, what it may see, the paper it comes from."""
 
 from __future__ import annotations
 

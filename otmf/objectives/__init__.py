@@ -1,1 +1,1 @@
-"""What a merged model's features are matched by: optimal transport and its alternatives."""
+"""What features are matched by: optimal transport (the Sinkhorn loop) and its alternatives."""

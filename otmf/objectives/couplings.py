@@ -1,4 +1,4 @@
-"""Couplings of two samples with uniform weights, and what each minimises: numpy in float64. The only door to POT."""
+"""Couplings of two samples by the Sinkhorn loop and its exact and sliced relatives: numpy in float64. The only door to POT."""
 
 from __future__ import annotations
 

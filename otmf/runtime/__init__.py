@@ -1,1 +1,1 @@
-"""A line's folders, processes, errors, and the borders to parsers."""
+"""The folders of a line, processes, error sentences, reading of foreign files."""
