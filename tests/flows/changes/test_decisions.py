@@ -145,7 +145,7 @@ def test_rollback_needs_a_reason(line) -> None:
 
 
 def test_refused_attempt_can_be_accepted_by_a_person_with_a_reason(line, monkeypatch) -> None:
-    monkeypatch.setattr(history.lineage, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
+    monkeypatch.setattr(history.digests, "digest", lambda path: "0" * 64)  # DVC knows no model of these attempts
     refuse(line, "three")
     assert git.run(line.root, "status", "--porcelain") == ""
     assert refused_attempts.branches(line) == {"three": "rejected/three"}

@@ -96,7 +96,7 @@ def test_card_that_grows_when_it_is_shown_is_refused_at_once(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "data/cards").glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted((Path(__file__).parents[3] / "data/cards").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_cards_that_ship_say_what_they_are_and_under_which_licence(path) -> None:
     if path.stem == "pretrained":

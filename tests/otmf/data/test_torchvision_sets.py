@@ -11,7 +11,7 @@ from torchvision import datasets
 from flows.studies import reproduce
 from otmf.data import cards, torchvision_sets
 
-CARDS = Path(__file__).resolve().parents[2] / "data/cards"
+CARDS = Path(__file__).resolve().parents[3] / "data/cards"
 CLASSES = {"sun397": 397, "stanford_cars": 196, "resisc45": 45, "eurosat": 10, "svhn": 10, "gtsrb": 43, "mnist": 10, "dtd": 47, "flowers102": 102,
            "pcam": 2, "fer2013": 7, "oxford_pets": 37, "stl10": 10, "cifar100": 100, "cifar10": 10, "food101": 101, "fashion_mnist": 10,
            "emnist_letters": 26, "kmnist": 10, "rendered_sst2": 2}  # fmt: skip

@@ -86,8 +86,8 @@ def test_failures_are_said_once_and_so_is_their_end(tmp_path, monkeypatch, capsy
 
 def test_threads_and_processes_write_whole_lines_side_by_side(tmp_path) -> None:
     script = (
-        "import sys; from pathlib import Path; from stages import _prediction_log\n"
-        f"log = _prediction_log.PredictionLog(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from stages.serving import prediction_log\n"
+        f"log = prediction_log.PredictionLog(Path(sys.argv[1]))\n"
         f"for n in range(50): log.append({{'prediction_id': sys.argv[2] + str(n), 'at': '{DAY}T00:00:00'}})"
     )
     others = [subprocess.Popen([sys.executable, "-c", script, tmp_path, name]) for name in "ab"]

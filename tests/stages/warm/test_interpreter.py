@@ -170,7 +170,7 @@ def test_stage_that_starts_after_its_owner_ended_does_not_begin(root) -> None:
 def test_libraries_of_encoders_are_there_before_a_stage_asks() -> None:
     """They take seconds, and each stage is a fork of its own."""
     code = (
-        "import sys; from stages import _warm; _warm._preload_stages(); before = set(sys.modules)\n"
+        "import sys; from stages.warm import interpreter; interpreter._preload_stages(); before = set(sys.modules)\n"
         "from otmf import backbones; from tests import makers; backbones.build(makers.BACKBONE)\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
@@ -186,7 +186,7 @@ def test_libraries_of_encoders_are_there_before_a_stage_asks() -> None:
 
 
 def test_nothing_more_is_imported_for_an_owner_that_has_ended() -> None:
-    code = "import sys; from stages import _warm; print(_warm._preload_stages(), 'torch' in sys.modules)"
+    code = "import sys; from stages.warm import interpreter; print(interpreter._preload_stages(), 'torch' in sys.modules)"
     said = subprocess.run(
         [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120
     )
