@@ -17,8 +17,7 @@ from flows.programs import git
 from flows.programs.release import release
 from flows.services import tracking
 from flows.versions import accepted_models, keyring
-from otmf.provenance import ledger, machine, statements
-from otmf.provenance.digests import digest
+from otmf.provenance import digests, ledger, machine, statements
 from otmf.runtime import layout
 
 MODEL = "model.safetensors"
@@ -100,11 +99,11 @@ def of_model(
     clone: layout.Layout, made: Made, decision: statements.Decision, place: statements.Place
 ) -> statements.Statement:
     """The statement about what a clone's stages made: every output by its hash, and everything that went in."""
-    digests = _Digests(clone.root)
+    hashes = _Digests(clone.root)
     outcomes = {name: outcome for name, outcome in made.outcomes.items() if outcome != "unchanged"}
     lock = lockfile.read((clone.root / lockfile.NAME).read_text(encoding="utf-8"), outcomes)
     stages = {
-        name: _stage(lock[name], outcome, digests, made.store, made.known[name]) for name, outcome in outcomes.items()
+        name: _stage(lock[name], outcome, hashes, made.store, made.known[name]) for name, outcome in outcomes.items()
     }
     outputs = {path for stage in stages.values() for path in stage.outputs}
     inputs = {path: found for stage in stages.values() for path, found in stage.inputs.items() if path not in outputs}
@@ -119,7 +118,7 @@ def of_model(
         resolvedDependencies=[
             statements.Resource(name="git commit", digest={"gitCommit": commit}, annotations={"clean": _clean(clone)}),
             *(_resource(path, found, clone.root / path) for path, found in sorted(inputs.items())),
-            *(statements.Resource(name=path, digest={"sha256": digests[path]})
+            *(statements.Resource(name=path, digest={"sha256": hashes[path]})
               for path in described if (clone.root / path).is_file()),
         ],
         otmf_stages=stages,
@@ -134,7 +133,7 @@ def of_model(
     )  # fmt: skip
     return statements.Statement(
         subject=[
-            statements.Resource(name=path, digest={"sha256": digests[path]})
+            statements.Resource(name=path, digest={"sha256": hashes[path]})
             for path in sorted({model, *_files(clone, outputs)})
         ],
         predicateType=statements.PROVENANCE,
@@ -176,7 +175,7 @@ def require_outputs(root: Path, refused: statements.Statement) -> None:
     for stage in refused.predicate.buildDefinition.otmf_stages.values():
         for path, output in stage.outputs.items():
             try:
-                received = digest(root / path)
+                received = digests.digest(root / path)
             except FileNotFoundError:
                 received = "nothing"
             if received != output.sha256:
@@ -201,18 +200,18 @@ class _Digests(dict):
         self.root = root
 
     def __missing__(self, path: str) -> str:
-        self[path] = found = digest(self.root / path)
+        self[path] = found = digests.digest(self.root / path)
         return found
 
 
 def _stage(
-    entry: Mapping[str, Any], outcome: str, digests: _Digests, store: tracking.Store | None, known: str
+    entry: Mapping[str, Any], outcome: str, hashes: _Digests, store: tracking.Store | None, known: str
 ) -> statements.Stage:
     inputs, outputs = (
-        {found["path"]: statements.Output(sha256=digests[found["path"]], md5=found["md5"]) for found in entry.get(part, ())}
+        {found["path"]: statements.Output(sha256=hashes[found["path"]], md5=found["md5"]) for found in entry.get(part, ())}
         for part in ("deps", "outs")
     )  # fmt: skip
-    run, about = _run(store, known, digests[known])
+    run, about = _run(store, known, hashes[known])
     return statements.Stage(
         command=entry["cmd"], outcome=outcome, inputs=inputs, outputs=outputs, parameters=entry.get("params", {}).get("params.yaml", {}),
         run=run, host=about,

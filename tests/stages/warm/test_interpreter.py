@@ -186,7 +186,9 @@ def test_libraries_of_encoders_are_there_before_a_stage_asks() -> None:
 
 
 def test_nothing_more_is_imported_for_an_owner_that_has_ended() -> None:
-    code = "import sys; from stages.warm import interpreter; print(interpreter._preload_stages(), 'torch' in sys.modules)"
+    code = (
+        "import sys; from stages.warm import interpreter; print(interpreter._preload_stages(), 'torch' in sys.modules)"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120
     )
