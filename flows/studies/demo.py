@@ -50,7 +50,7 @@ def compared(line: layout.Layout) -> bool:
     """Whether the comparison covers the demonstration's tasks."""
     params = workspace.params(line)
     tasks = [params.steps[name].task for name in settings.chain(params.steps)]
-    return (line.root / compare.RESULT).exists() and list(compare.references(line)) == tasks[: len(TASKS)]
+    return line.compared.exists() and list(compare.references(line)) == tasks[: len(TASKS)]
 
 
 def _missing(line: layout.Layout) -> list[str]:

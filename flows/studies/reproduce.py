@@ -145,7 +145,7 @@ def _compare(line: layout.Layout, count: int, orders: int, result: Path, out: Co
     out.rule(f"OTMF beside other methods on {count} tasks, {orders} orders")
     compare.run(line, orders=orders, log=out.print)
     result.parent.mkdir(exist_ok=True)
-    shutil.copyfile(line.root / compare.RESULT, result)
+    shutil.copyfile(line.compared, result)
 
 
 def tables(recipe: Recipe, model: str, results: dict[int, Path], orders: int) -> str:

@@ -18,6 +18,7 @@ import torch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
 from otmf import backbones, continual, settings, task_vectors
+from otmf.backbones import vision
 from otmf.merging import mask_training
 from otmf.objectives import losses
 from otmf.settings import presets
@@ -120,7 +121,7 @@ class Bench:
     def bare(self, steps: int) -> float:
         """Seconds of the same passes through a plain module, and of both teachers' forward passes."""
         config = self.backbone.config
-        full = config if "vision_cfg" in config else backbones.open_clip.get_model_config(config["model"])
+        full = config if "vision_cfg" in config else vision.open_clip.get_model_config(config["model"])
         module = _build_vision_tower(full["embed_dim"], CLIPVisionCfg(**full["vision_cfg"])).eval()
         inputs = [self.backbone.prepare(pixels) for pixels in self.pixels]
         size = self.options.batch_size

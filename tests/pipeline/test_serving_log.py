@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.serving import serve as flow
 from otmf.runtime import layout
 from tests.pipeline import production, serving
 from tests.pipeline.serving import ask
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.pipeline
 @pytest.fixture
 def small_disk(served_line) -> Iterator[Path]:
     """The folder of the log on a file system of 64 KiB."""
-    folder = flow.log(layout.Layout(served_line))
+    folder = layout.Layout(served_line).predictions
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     if os.getuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
@@ -67,7 +66,7 @@ def test_full_disk_refuses_what_cannot_be_traced_and_nothing_else(otmf, served_l
 def test_what_lies_behind_half_a_line_can_be_traced(otmf, served_line, tmp_path) -> None:
     with serving.served(served_line, tmp_path) as server:
         whole = ask(server.url).json()["prediction_id"]
-        path = max(flow.log(layout.Layout(served_line)).glob("*.jsonl"))
+        path = max(layout.Layout(served_line).predictions.glob("*.jsonl"))
         line = next(one for one in path.read_text().splitlines() if whole in one)
         with path.open("ab") as stream:
             stream.write(b'{"prediction_id": "v2-half", "version": \xff')  # as where a server was killed

@@ -8,7 +8,7 @@ import torch
 
 from otmf import backbones, continual, heads, methods, settings, task_vectors
 from tests import makers
-from tests.otmf.methods.test_adamerging import Line
+from tests.otmf.methods.baselines.test_adamerging import Line
 
 
 class Stream:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from otmf.merging import curvature, retention
-from tests.otmf.test_curvature import IN, OUT, change, factors
+from tests.otmf.merging.test_curvature import IN, OUT, change, factors
 
 
 def mean_eigenvalue(found: curvature.Curvature) -> float:

@@ -8,7 +8,7 @@ import torch
 from otmf import settings, task_vectors
 from otmf.objectives import losses
 from tests import makers
-from tests.otmf.methods.test_adamerging import Line
+from tests.otmf.methods.baselines.test_adamerging import Line
 from tests.otmf.methods.test_otmf_curvature import ANCHORED
 
 

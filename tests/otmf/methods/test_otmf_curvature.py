@@ -9,7 +9,7 @@ from otmf import heads, task_vectors
 from otmf.merging import curvature
 from otmf.objectives import losses
 from tests import makers
-from tests.otmf.methods.test_adamerging import Line
+from tests.otmf.methods.baselines.test_adamerging import Line
 
 ANCHORED = {"start": "curvature", "retention": 2.0, "objective": "logits", "steps": 2}
 

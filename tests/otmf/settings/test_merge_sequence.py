@@ -6,7 +6,7 @@ import pytest
 
 from otmf import methods, settings
 from otmf.settings import merge_sequence
-from tests.otmf.test_continual import Stream
+from tests.otmf.continual.test_step import Stream
 
 
 def line(*merges: dict) -> dict[str, settings.Merge]:

@@ -7,7 +7,7 @@ import torch
 
 from otmf import task_vectors
 from tests import makers
-from tests.otmf.methods.test_adamerging import Line
+from tests.otmf.methods.baselines.test_adamerging import Line
 
 
 @pytest.mark.parametrize("start", ["merged", "sum"])
