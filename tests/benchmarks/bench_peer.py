@@ -49,7 +49,7 @@ def rows(line: current_line.Line, tasks: Sequence[str], repeat: int) -> list[tup
     for name, pair in peer.pairs().items():
         row = compared(pair, pretrained, vectors, repeat=repeat)
         ratio = f"{row['ratio']:.2f} [{row['least']:.2f}, {row['greatest']:.2f}]"
-        seconds = (f"{row['seconds']:.3f}", f"{row['their_seconds']:.3f}")
+        seconds = (f"{row['seconds']:.3g}", f"{row['their_seconds']:.3g}")
         table.append((name, f"{row['difference']:.1e}", *seconds, ratio))
     return table
 
