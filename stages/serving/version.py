@@ -24,7 +24,10 @@ from stages.context.run import say
 from stages.serving.prediction_log import PredictionLog
 
 EVERY = 0.5
-AGAIN = 30  # seconds until a version that could not be loaded is tried again: its files may have been mended
+AGAIN, LONGEST = (
+    30,
+    600,
+)  # seconds until a version that could not be loaded is tried again: at first, and twice as long each time
 TOGETHER = 16  # inputs computed before others get their turn, and the clock is looked at
 
 
@@ -131,7 +134,7 @@ class Serving:
         self.loaded: Loaded | None = None
         self.trouble = "expected a version to serve; received none yet, it is being loaded; ask again in a moment"
         self._refused: Notice | None = None
-        self._again = 0.0
+        self._again, self._pause = 0.0, AGAIN
 
     def follow(self) -> None:
         """Loads what the notice names if that is another version; keeps the one that serves if it cannot."""
@@ -154,16 +157,19 @@ class Serving:
             self._refuse(wanted, errors.sentence(error))
             return
         except Exception:  # too little memory, say: the version that serves goes on, and so does this thread
-            with contextlib.suppress(OSError):
-                traceback.print_exc()
-            self._refuse(wanted, f"expected v{wanted.version} to load; received a failure; it is in the server's log")
+            said = f"expected v{wanted.version} to load; received a failure; it is in the server's log"
+            if (said, wanted) != (self.trouble, self._refused):
+                with contextlib.suppress(OSError):
+                    traceback.print_exc()
+            self._refuse(wanted, said)
             return
         self.loaded, self.trouble, self._refused = found, "", None
         _tell(f"v{wanted.version} ({wanted.step}) serves {', '.join(found.heads)}")
 
     def _refuse(self, wanted: Notice, trouble: str) -> None:
         said = (self.trouble, self._refused)
-        self.trouble, self._refused, self._again = trouble, wanted, time.monotonic() + AGAIN
+        self._pause = min(2 * self._pause, LONGEST) if wanted == self._refused else AGAIN
+        self.trouble, self._refused, self._again = trouble, wanted, time.monotonic() + self._pause
         if said != (trouble, wanted):
             _tell(f"otmf: v{wanted.version} does not serve: {trouble}")
 

@@ -112,7 +112,7 @@ def test_peer_is_compared_on_the_same_experts(done, config, monkeypatch, capsys)
     bench_peer.main()
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
     assert [row[0].strip("| ") for row in table] == list(peer.pairs())
-    assert all(float(row[1]) < 1e-5 and 0 < min(float(row[2]), float(row[3])) for row in table)
+    assert all(float(row[1]) < 1e-5 and min(float(row[2]), float(row[3])) > 0 for row in table)
 
 
 def test_line_of_the_option_goes_before_that_of_the_file(otmf, done, config, onboarded, tmp_path) -> None:

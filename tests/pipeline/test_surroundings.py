@@ -179,7 +179,7 @@ def _actor(home: Path, line: layout.Layout) -> None:
 
 
 def _elsewhere(home: Path, line: layout.Layout) -> None:
-    """Shown by tests of their own: tests/flows/test_git.py, tests/pipeline/test_servers.py, test_authentication.py, test_logs.py."""
+    """Shown by tests of their own: tests/flows/programs/test_git.py, tests/pipeline/test_servers.py, test_authentication.py, test_logs.py."""
 
 
 WALKED = {

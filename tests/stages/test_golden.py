@@ -129,7 +129,7 @@ def test_stage_writes_what_it_wrote_or_has_a_new_code_version(stages_now, stage)
     assert found["code_version"] == golden["code_version"], (
         "print the golden values anew: python -m tests.stages.test_golden"
     )
-    assert not list(differences(found["files"], golden["files"])), "raise the stage's code_version in otmf/settings.py"
+    assert not list(differences(found["files"], golden["files"])), "raise the stage's code_version in otmf/settings"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -80,27 +81,27 @@ def test_version_that_fails_to_load_in_an_unknown_way_leaves_the_other_serving(
     assert "not enough memory" in capsys.readouterr().err
 
 
-def test_version_that_did_not_load_is_tried_again_later_and_complained_of_once(
+def test_version_that_did_not_load_is_tried_again_ever_later_and_complained_of_once(
     tmp_path, monkeypatch, loaded, capsys
 ) -> None:
     notice = tmp_path / "notice.json"
     notice.write_text(loaded.notice.model_copy(update={"version": 2}).model_dump_json())
-    serving, tries = version.Serving(notice, PredictionLog(tmp_path / "log")), []
+    serving = version.Serving(notice, PredictionLog(tmp_path / "log"))
+    now, tries = [0.0], []
 
     def load(wanted: version.Notice) -> version.Loaded:
-        tries.append(wanted.version)
-        if len(tries) < 3:
-            raise ValueError("expected a file of v2; received another one")
+        tries.append(now[0])
+        if len(tries) < 9:
+            raise RuntimeError("not enough memory")
         return loaded
 
     monkeypatch.setattr(version, "load", load)
-    serving.follow()
-    serving.follow()
-    assert (tries, serving.trouble) == ([2], "expected a file of v2; received another one")
-    later = time.monotonic() + version.AGAIN + 1
-    monkeypatch.setattr(version, "AGAIN", 0)
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    serving.follow()
-    serving.follow()
-    assert (tries, serving.loaded, serving.trouble) == ([2, 2, 2], loaded, "")
-    assert "".join(capsys.readouterr()).count("does not serve") == 1
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    while serving.loaded is None:
+        serving.follow()
+        now[0] += 10
+    assert [later - earlier for earlier, later in itertools.pairwise(tries)] == [30, 60, 120, 240, 480, 600, 600, 600]
+    assert (serving.loaded, serving.trouble) == (loaded, "")
+    said = capsys.readouterr()
+    assert said.err.count("Traceback") == 1
+    assert (said.out + said.err).count("does not serve") == 1
